@@ -1,0 +1,3 @@
+from so8t_studio.app import main
+
+raise SystemExit(main())

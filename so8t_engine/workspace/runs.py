@@ -1,0 +1,245 @@
+"""One training run on disk (torch-free).
+
+``runs/<session id>/`` holds ``spec.json`` (frozen), ``samples.jsonl`` (the frozen data, splits
+decided), ``policy.txt``, ``state.json``, ``events.jsonl``, ``log.txt``, ``rotations/``,
+``checkpoints/`` and ``evaluations/``.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+import psutil
+from msgspec import Struct
+
+from so8t_engine.errors import WorkspaceError
+from so8t_engine.events import AnyEvent, decode_event
+from so8t_engine.samples.schema import Sample, decode_sample, encode_sample
+from so8t_engine.specs import TrainSpec, encode_spec, load_spec
+from so8t_engine.workspace.atomic import write_bytes, write_lines, write_text
+
+RUN_ID = re.compile(r"\d{8}_\d{6}(_\d+)?")
+ACTIVE_STATES = frozenset(("starting", "running", "paused", "stopping"))
+FINAL_STATES = frozenset(("done", "cancelled", "failed", "crashed"))
+
+
+class RunState(Struct, kw_only=True, omit_defaults=True):
+    """What is known of a run's process.
+
+    Attributes:
+        state: queued, starting, running, paused, stopping, done, cancelled, failed or crashed.
+        message: one sentence for the user.
+        pid: process id of the job, 0 before it started.
+        pid_started: creation time of that process (seconds since the epoch), so that a reused
+            process id is never taken for the run.
+        started: seconds since the epoch.
+        ended: likewise, 0 while it goes on.
+        step: last optimizer step that was reported.
+        total_steps: steps of the whole run.
+        best_step: step of the best checkpoint, -1 if there is none.
+        metrics: last validation metrics by name.
+    """
+
+    state: str
+    message: str = ""
+    pid: int = 0
+    pid_started: float = 0.0
+    started: float = 0.0
+    ended: float = 0.0
+    step: int = 0
+    total_steps: int = 0
+    best_step: int = -1
+    metrics: dict[str, float | None] = msgspec.field(default_factory=dict)
+
+
+def process_start(pid: int) -> float:
+    """Return the creation time of process ``pid`` in seconds since the epoch, 0.0 if it is gone."""
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return 0.0
+        return float(process.create_time())
+    except psutil.Error:
+        return 0.0
+
+
+class RunStore:
+    """Paths and small files of one run. It holds no state of its own: the folder is the state."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def id(self) -> str:
+        """The session id, ``YYYYMMDD_HHMMSS``."""
+        return self.root.name
+
+    @property
+    def spec_path(self) -> Path:
+        """The frozen specification."""
+        return self.root / "spec.json"
+
+    @property
+    def samples_path(self) -> Path:
+        """The frozen data snapshot, every row with its split."""
+        return self.root / "samples.jsonl"
+
+    @property
+    def policy_path(self) -> Path:
+        """The frozen policy text."""
+        return self.root / "policy.txt"
+
+    @property
+    def events_path(self) -> Path:
+        """All events of all processes of this run, in order."""
+        return self.root / "events.jsonl"
+
+    @property
+    def log_path(self) -> Path:
+        """What the process printed."""
+        return self.root / "log.txt"
+
+    @property
+    def state_path(self) -> Path:
+        """The small file behind :meth:`state`."""
+        return self.root / "state.json"
+
+    @property
+    def rotations_dir(self) -> Path:
+        """Recordings of the generators, ``step-00000120.safetensors``."""
+        return self.root / "rotations"
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        """Complete checkpoints, ``step-00000120/``."""
+        return self.root / "checkpoints"
+
+    @property
+    def evaluations_dir(self) -> Path:
+        """Finished evaluations, ``<name>.json``."""
+        return self.root / "evaluations"
+
+    @classmethod
+    def create(
+        cls, runs_dir: Path, spec: TrainSpec, *, policy: str, now: dt.datetime | None = None
+    ) -> RunStore:
+        """Make the folder of a new run, with a session id that no other run has.
+
+        Raises:
+            WorkspaceError: if the folder cannot be made.
+        """
+        moment = (now or dt.datetime.now()).strftime("%Y%m%d_%H%M%S")
+        try:
+            runs_dir.mkdir(parents=True, exist_ok=True)
+            root = cls._claim(runs_dir, moment)
+            store = cls(root)
+            write_bytes(store.spec_path, encode_spec(spec))
+            write_text(store.policy_path, policy)
+            store.save_state(RunState(state="queued"))
+        except OSError as error:
+            raise WorkspaceError(
+                f"The run folder in {runs_dir} cannot be made: {error.strerror}.",
+                next_step="Check that the folder may be written and the disk is not full.",
+            ) from error
+        return store
+
+    @staticmethod
+    def _claim(runs_dir: Path, moment: str) -> Path:
+        suffix = 1
+        while True:
+            root = runs_dir / (moment if suffix == 1 else f"{moment}_{suffix}")
+            try:
+                root.mkdir()
+            except FileExistsError:
+                suffix += 1
+            else:
+                return root
+
+    def spec(self) -> TrainSpec:
+        """Return the frozen specification."""
+        return load_spec(self.spec_path)
+
+    def policy(self) -> str:
+        """Return the frozen policy text."""
+        return self.policy_path.read_text("utf-8") if self.policy_path.exists() else ""
+
+    def save_samples(self, samples: Iterable[Sample]) -> None:
+        """Freeze the data of this run."""
+        write_lines(self.samples_path, (encode_sample(sample) for sample in samples))
+
+    def samples(self) -> list[Sample]:
+        """Return the frozen data."""
+        with self.samples_path.open("rb") as stream:
+            return [decode_sample(line) for line in stream if line.strip()]
+
+    def save_state(self, state: RunState) -> None:
+        """Replace the state file."""
+        write_bytes(self.state_path, msgspec.json.encode(state) + b"\n")
+
+    def state(self) -> RunState:
+        """Return the state; an active state without a living process reads ``crashed``."""
+        try:
+            found = msgspec.json.decode(self.state_path.read_bytes(), type=RunState)
+        except (OSError, msgspec.DecodeError):
+            return RunState(state="crashed", message="The state of this run cannot be read.")
+        if found.state in ACTIVE_STATES and not self.is_alive(found):
+            found.state = "crashed"
+            found.message = "The process of this run is gone; it can be resumed."
+        return found
+
+    @staticmethod
+    def is_alive(state: RunState) -> bool:
+        """Tell whether the process that wrote ``state`` still runs."""
+        if not state.pid:
+            return False
+        if state.pid == os.getpid():
+            return True
+        return abs(process_start(state.pid) - state.pid_started) < 1.0
+
+    def events(self) -> Iterator[AnyEvent]:
+        """Yield the recorded events; damaged lines and unknown types are passed over."""
+        if not self.events_path.exists():
+            return
+        with self.events_path.open("rb") as stream:
+            for line in stream:
+                try:
+                    event = decode_event(line)
+                except ValueError:
+                    continue
+                if event is not None:
+                    yield event
+
+    def checkpoints(self) -> list[Path]:
+        """Return the checkpoint folders that have a manifest, oldest step first."""
+        if not self.checkpoints_dir.is_dir():
+            return []
+        return sorted(
+            path for path in self.checkpoints_dir.iterdir() if (path / "manifest.json").is_file()
+        )
+
+    def best_checkpoint(self) -> Path | None:
+        """Return the folder that ``best.txt`` names, else the last complete one."""
+        pointer = self.checkpoints_dir / "best.txt"
+        if pointer.is_file():
+            named = self.checkpoints_dir / pointer.read_text("utf-8").strip()
+            if (named / "manifest.json").is_file():
+                return named
+        complete = self.checkpoints()
+        return complete[-1] if complete else None
+
+    def rotation_files(self) -> list[Path]:
+        """Return the recordings of the generators, in step order."""
+        return sorted(self.rotations_dir.glob("step-*.safetensors"))
+
+
+def list_runs(runs_dir: Path) -> list[RunStore]:
+    """Return all runs in a folder, newest first."""
+    if not runs_dir.is_dir():
+        return []
+    found = [path for path in runs_dir.iterdir() if path.is_dir() and RUN_ID.fullmatch(path.name)]
+    return [RunStore(path) for path in sorted(found, reverse=True)]
