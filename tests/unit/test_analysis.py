@@ -212,3 +212,25 @@ def test_reading_imports_neither_torch_nor_scipy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_recordings_of_the_engine_read_the_same(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from so8t_engine.rotations.gate import GateBank
+    from so8t_engine.rotations.recording import record
+
+    torch.manual_seed(2)
+    bank = GateBank(["layers.1", "head"], 32, "per_block")
+    with torch.no_grad():
+        bank.theta_safe.normal_(std=0.4)
+        bank.theta_cmd.normal_(std=0.4)
+    path = record(bank, tmp_path, step=60)
+    recording = analysis.load_recording(path)
+    assert (recording.step, recording.hidden_size, recording.sharing) == (60, 32, "per_block")
+    skew = torch.zeros(8, 8, dtype=torch.float64)
+    rows, columns = torch.triu_indices(8, 8, 1)
+    skew[rows, columns] = bank.theta_safe[1, 2].double()
+    expected = torch.linalg.matrix_exp(skew - skew.T)
+    np.testing.assert_allclose(
+        recording.view("head", 2).safe, expected.detach().numpy(), atol=1e-12
+    )
