@@ -94,7 +94,9 @@ def draw_rotations(
         axis.set_yticks(ticks, names, fontsize=7)
         axis.set_xlabel("input channel")
     axes[0].set_ylabel("output channel")
-    figure.colorbar(image, ax=list(axes), shrink=0.85, label="entry")
+    figure.colorbar(
+        image, ax=list(axes), shrink=0.85, label="entry", extend="both" if stretch else "neither"
+    )
     where = "shared by all blocks" if recording.sharing == "shared" else f"block {block}"
     head = f"{gate}, {where}, step {recording.step}, strength {strength:g}"
     figure.suptitle(f"{run_id}: {head}" if run_id else head, fontsize=11)
