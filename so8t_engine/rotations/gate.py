@@ -151,8 +151,13 @@ class GateBank(nn.Module):
                 self._collected[key] = leaf.grad if earlier is None else earlier + leaf.grad
                 leaf.grad = None
 
-    def collected(self) -> dict[str, Tensor]:
-        """Return the booked gradients by name, for a reduction across processes (in place)."""
+    def collected_everywhere(self) -> dict[str, Tensor]:
+        """Return booked gradients for a reduction in place, zeros where this process has none."""
+        for key, leaf in (
+            ("verdict", self._product), ("task", self._product), ("head", self._head_safe)
+        ):
+            if self._collected[key] is None and leaf is not None:
+                self._collected[key] = torch.zeros_like(leaf)
         return {key: value for key, value in self._collected.items() if value is not None}
 
     def finish_step(self, routing: Routing) -> None:

@@ -1,0 +1,218 @@
+"""The training job: makes or reopens a run folder and trains in this process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from so8t_engine.errors import DataError, ResourceError, WorkspaceError
+from so8t_engine.jobs.runtime import Control, Job, LineSink, Sink, run_job
+from so8t_engine.samples.readers import read_samples
+from so8t_engine.samples.schema import Sample
+from so8t_engine.samples.split import assign_splits
+from so8t_engine.specs import TrainSpec
+from so8t_engine.workspace.personas import Persona
+from so8t_engine.workspace.runs import ACTIVE_STATES, RunState, RunStore, process_start
+
+MIN_FREE_BYTES = 512 * 1024**2
+
+
+def gather_samples(spec: TrainSpec, persona: Persona) -> list[Sample]:
+    """Return the data of a run with splits decided: the persona's rows, then the extra files.
+
+    Raises:
+        DataError: if a file cannot be read or holds no usable row.
+    """
+    samples = _read(Path(spec.data.dataset)) if spec.data.dataset else persona.load_samples()
+    if not samples:
+        raise DataError(
+            "The dataset is empty.", next_step="Import or add samples on the Dataset page first."
+        )
+    decided = assign_splits(
+        samples, validation_fraction=spec.data.validation_fraction, seed=spec.seed
+    )
+    for name in spec.data.extra:
+        decided += [_as_extra(sample) for sample in _read(Path(name))]
+    if spec.data.limit:
+        decided = _limited(decided, spec.data.limit, spec.seed)
+    return decided
+
+
+def _read(path: Path) -> list[Sample]:
+    found = read_samples(path)
+    if not found.samples:
+        raise DataError(
+            f"{path} holds no usable row.",
+            next_step=f"`so8t data check {path}` lists what is wrong with each row.",
+        )
+    return list(found.samples)
+
+
+def _as_extra(sample: Sample) -> Sample:
+    import msgspec
+
+    return msgspec.structs.replace(sample, split="train", id=f"extra-{sample.id}")
+
+
+def _limited(samples: list[Sample], limit: int, seed: int) -> list[Sample]:
+    import random
+
+    train = [sample for sample in samples if sample.split == "train"]
+    if len(train) <= limit:
+        return samples
+    kept = {sample.id for sample in random.Random(seed).sample(train, limit)}
+    return [sample for sample in samples if sample.split != "train" or sample.id in kept]
+
+
+def prepare_run(spec: TrainSpec, persona: Persona) -> RunStore:
+    """Freeze specification, policy and data in a new run folder.
+
+    Raises:
+        So8tError: if the data or the disk do not allow it; no folder is then left behind.
+    """
+    samples = gather_samples(spec, persona)
+    _require_space(persona.runs_dir)
+    run = RunStore.create(persona.runs_dir, spec, policy=spec.policy or persona.info.policy)
+    try:
+        run.save_samples(samples)
+    except OSError as error:
+        shutil.rmtree(run.root, ignore_errors=True)
+        raise WorkspaceError(
+            f"The data snapshot cannot be written: {error.strerror}.",
+            next_step="Free some disk space and start again.",
+        ) from error
+    return run
+
+
+def _require_space(folder: Path) -> None:
+    existing = folder
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    if free < MIN_FREE_BYTES:
+        raise ResourceError(
+            f"Only {free // 1024**2} MiB are free on the disk of this workspace.",
+            why=f"A run needs at least {MIN_FREE_BYTES // 1024**2} MiB for its checkpoints.",
+            next_step="Free some disk space, or move the workspace.",
+        )
+
+
+def run(
+    spec: TrainSpec,
+    persona: Persona,
+    *,
+    events: bool,
+    resume: RunStore | None = None,
+    sinks: Sequence[Sink] = (),
+    control: Control | None = None,
+) -> tuple[int, RunStore | None]:
+    """Train in this process.
+
+    Args:
+        spec: what to train; ignored with ``resume``, whose frozen specification counts.
+        persona: whose data and policy are used.
+        events: speak the event protocol on fd 1 and stdin.
+        resume: continue this run from its last intact checkpoint.
+        sinks: more receivers of events, such as a progress bar.
+        control: asks for stop or pause from within this process.
+
+    Returns:
+        The exit code and the run (None if none could be made).
+    """
+    box: list[RunStore] = [resume] if resume is not None else []
+    streams: list[Any] = []
+    all_sinks = list(sinks)
+
+    def body(job: Job) -> str:
+        store = _shared_run(box, spec, persona, resume)
+        main = _rank() == 0
+        if main:
+            stream = store.events_path.open("ab")
+            streams.append(stream)
+            job.emitter.sinks.append(LineSink(stream))
+        job.emitter.job = store.id
+        return _train(job, store, persona, resume=resume is not None, main=main)
+
+    try:
+        code = run_job(
+            resume.id if resume else "train",
+            body,
+            events=events and _rank() == 0,
+            sinks=all_sinks,
+            control=control,
+            log_file=None,
+        )
+    finally:
+        for stream in streams:
+            stream.close()
+    return code, box[0] if box else None
+
+
+def _train(job: Job, store: RunStore, persona: Persona, *, resume: bool, main: bool) -> str:
+    before = store.state()
+    if resume and before.state in ACTIVE_STATES:
+        raise WorkspaceError(
+            f"Run {store.id} is still going on in process {before.pid}.",
+            next_step="Stop it first, or wait for its end.",
+        )
+    pid = os.getpid()
+    state = RunState(
+        state="starting",
+        pid=pid,
+        pid_started=process_start(pid),
+        started=before.started or time.time(),
+        best_step=before.best_step,
+    )
+    if main:
+        store.save_state(state)
+    try:
+        from so8t_engine.training.session import TrainingSession
+
+        session = TrainingSession(job, store, state, point=persona.info.point, main=main)
+        message = session.execute(resume=resume)
+    except BaseException as error:
+        state.state, state.message, state.ended = "failed", str(error), time.time()
+        if main:
+            store.save_state(state)
+        raise
+    state.state = "cancelled" if job.control.stop_requested else "done"
+    state.message, state.ended = message, time.time()
+    if main:
+        store.save_state(state)
+    return message
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _shared_run(
+    box: list[RunStore], spec: TrainSpec, persona: Persona, resume: RunStore | None
+) -> RunStore:
+    """Make the run folder; under several processes the first makes it and tells the others."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        if resume is None:
+            box.append(prepare_run(spec, persona))
+        return box[0]
+    import torch.distributed as dist
+    from accelerate import PartialState
+
+    PartialState(cpu=spec.device == "cpu")
+    told: list[Any] = [None]
+    if _rank() == 0:
+        try:
+            made = resume or prepare_run(spec, persona)
+            told = [(str(made.root), None)]
+        except Exception as error:  # noqa: BLE001 - handed on to every process, then raised
+            told = [(None, error)]
+    dist.broadcast_object_list(told, src=0)
+    root, error = told[0]
+    if error is not None:
+        raise error
+    box[:] = [RunStore(Path(root))]
+    return box[0]

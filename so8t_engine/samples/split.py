@@ -1,0 +1,89 @@
+"""Divide samples into training and validation without leaks (torch-free)."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from so8t_engine.samples.duplicates import near_groups
+from so8t_engine.samples.schema import Sample
+
+
+def assign_splits(
+    samples: Sequence[Sample],
+    *,
+    validation_fraction: float,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> list[Sample]:
+    """Return the samples with every empty split filled by ``train`` or ``validation``.
+
+    Splits that are given stay. Near-duplicates never straddle: rows without a split follow the
+    rows of their group that have one (``train`` wins over ``validation``, and a neighbour of a
+    ``test`` row follows it only if no other split claims the group). The rest is drawn per label
+    and language, seeded; the result does not depend on the order of rows.
+
+    Args:
+        samples: in any order.
+        validation_fraction: share of the rows to hold out, in (0, 1).
+        seed: of the draw.
+        progress: rows compared and in all.
+        cancelled: asked now and then; :class:`~so8t_engine.samples.duplicates.ScanCancelled`.
+    """
+    result = list(samples)
+    if all(sample.split for sample in result):
+        return result
+    owner = list(range(len(result)))
+    for group in near_groups(result, progress=progress, cancelled=cancelled):
+        for row in group:
+            owner[row] = group[0]
+    members: dict[int, list[int]] = defaultdict(list)
+    for row, first in enumerate(owner):
+        members[first].append(row)
+    free: dict[tuple[str, str], list[list[int]]] = defaultdict(list)
+    for rows in members.values():
+        given = {result[row].split for row in rows} - {""}
+        if given:
+            chosen = next(split for split in ("train", "validation", "test") if split in given)
+            _fill(result, rows, chosen)
+        else:
+            # A group whose rows differ in label counts for the label that most of them have.
+            strata = [(result[row].label.value, result[row].language) for row in rows]
+            free[max(sorted(set(strata)), key=strata.count)].append(rows)
+    for stratum in sorted(free):
+        _draw(result, free[stratum], validation_fraction, f"{seed}|{'|'.join(stratum)}")
+    return result
+
+
+def _draw(result: list[Sample], groups: list[list[int]], fraction: float, seed: str) -> None:
+    """Give whole groups to validation until its share of the stratum is reached best."""
+    groups.sort(key=lambda rows: min(result[row].id for row in rows))
+    random.Random(seed).shuffle(groups)
+    total = sum(len(rows) for rows in groups)
+    wanted = total * fraction
+    target = round(wanted)
+    if total >= 2 and len(groups) >= 2:
+        target = min(max(target, 1), total - 1)  # both sides see every stratum that can be cut
+    taken = 0
+    for rows in groups:
+        into_validation = target > 0 and taken + len(rows) <= target
+        taken += len(rows) if into_validation else 0
+        _fill(result, rows, "validation" if into_validation else "train")
+
+
+def _fill(result: list[Sample], rows: list[int], split: str) -> None:
+    for row in rows:
+        if not result[row].split:
+            result[row] = msgspec.structs.replace(result[row], split=split)
+
+
+def split_table(samples: Sequence[Sample]) -> dict[tuple[str, str], dict[str, int]]:
+    """Return counts per (label, language) and split; the empty split is ``auto``."""
+    table: dict[tuple[str, str], dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for sample in samples:
+        table[(sample.label.value, sample.language)][sample.split or "auto"] += 1
+    return {key: dict(counts) for key, counts in sorted(table.items())}

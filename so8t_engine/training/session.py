@@ -1,0 +1,332 @@
+"""One training run from a frozen run folder to its last checkpoint."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import TrainingArguments, set_seed
+from transformers.trainer_callback import PrinterCallback
+
+from so8t_engine.errors import DataError, ResourceError, WorkspaceError
+from so8t_engine.events import Hello, Progress, Result
+from so8t_engine.jobs.runtime import Job
+from so8t_engine.model.adapter import AdapterHeader
+from so8t_engine.model.base_cache import cache_root, resolve_base
+from so8t_engine.model.loading import LoadedBase, load_base
+from so8t_engine.model.persona_model import PersonaModel
+from so8t_engine.model.prompt import PromptBuilder
+from so8t_engine.samples.schema import Sample
+from so8t_engine.specs import TrainSpec
+from so8t_engine.training.checkpoints import latest_intact
+from so8t_engine.training.data import Collator, EncodedSample, encode_samples
+from so8t_engine.training.losses import VerdictLoss
+from so8t_engine.training.prefix_cache import PrefixCache, base_fingerprint, cache_key
+from so8t_engine.training.reporter import Reporter, ReporterParts
+from so8t_engine.training.trainer import PersonaTrainer
+from so8t_engine.verdict import OperatingPoint
+from so8t_engine.workspace.runs import RunState, RunStore
+
+
+@dataclass
+class Prepared:
+    """Everything that stands ready when the first step begins."""
+
+    base: LoadedBase
+    model: PersonaModel
+    train: list[EncodedSample]
+    validation: list[EncodedSample]
+    collator: Collator
+    header: AdapterHeader
+    labels: list[Any]
+
+
+class TrainingSession:
+    """Runs or resumes the training that a run folder describes."""
+
+    def __init__(
+        self, job: Job, run: RunStore, state: RunState, *, point: OperatingPoint, main: bool = True
+    ) -> None:
+        self.job = job
+        self.run_store = run
+        self.state = state
+        self.point = point
+        self.main = main
+        self.spec: TrainSpec = run.spec()
+
+    def execute(self, *, resume: bool) -> str:
+        """Train to the end, a stop or a failure; return the closing sentence.
+
+        Raises:
+            So8tError: for everything that the user can act on.
+        """
+        try:
+            return self._execute(resume)
+        except torch.OutOfMemoryError as error:
+            raise ResourceError(
+                "The GPU ran out of memory.",
+                why=str(error).split("\n", maxsplit=1)[0],
+                next_step="Lower the batch size, shorten max_tokens, or adapt fewer top layers.",
+            ) from error
+
+    def _execute(self, resume: bool) -> str:
+        spec = self.spec
+        set_seed(spec.seed)
+        checkpoint = self._checkpoint_to_resume() if resume else None
+        try:
+            prepared = self._prepare()
+        except InterruptedError:
+            return "Stopped before the first step; nothing was trained."
+        self._hello(prepared)
+        steps = self._total_steps(len(prepared.train))
+        reporter = Reporter(
+            ReporterParts(
+                job=self.job,
+                run=self.run_store,
+                model=prepared.model,
+                header=prepared.header,
+                schedule=spec.schedule,
+                validation=prepared.validation,
+                point=self.point,
+                main=self.main,
+            ),
+            self.state,
+        )
+        trainer = PersonaTrainer(
+            prepared.model,
+            self._arguments(prepared.base, steps),
+            spec,
+            prepared.train,
+            prepared.collator,
+            VerdictLoss(spec.loss, prepared.labels),
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(reporter)
+        reporter.trainer = trainer
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        return self._conclude(reporter, trainer.state.global_step, steps)
+
+    # -- preparation ---------------------------------------------------------------------------
+
+    def _checkpoint_to_resume(self) -> Path | None:
+        folder, problems = latest_intact(self.run_store)
+        for problem in problems:
+            self.job.emitter.log(f"{problem} An earlier checkpoint is used instead.", "warning")
+        if folder is None:
+            raise WorkspaceError(
+                f"Run {self.run_store.id} has no intact checkpoint to resume from.",
+                next_step="Start a new run with the same settings.",
+            )
+        self.job.emitter.log(f"Resuming from {folder.name}.")
+        return folder
+
+    def _prepare(self) -> Prepared:
+        spec, emitter = self.spec, self.job.emitter
+        samples = self.run_store.samples()
+        train = [sample for sample in samples if sample.split == "train"]
+        validation = [sample for sample in samples if sample.split == "validation"]
+        self._check_samples(train, validation)
+        emitter.emit(Progress(phase="loading base", done=0, total=1, unit="models"))
+        folder = resolve_base(spec.base_model)
+        base = load_base(
+            folder,
+            device=spec.device,
+            dtype=spec.model.dtype,
+            quantization=spec.model.quantization,
+        )
+        torch.manual_seed(spec.seed)  # LoRA and head start alike whatever loading consumed
+        model = PersonaModel(base, spec.model)
+        emitter.emit(Progress(phase="loading base", done=1, total=1, unit="models"))
+        policy = self.run_store.policy() if spec.data.include_policy else ""
+        prompts = PromptBuilder(base.tokenizer, policy, max_tokens=spec.data.max_tokens)
+        target = spec.loss.task_target if spec.loss.w_task else ""
+        rows = encode_samples(train, prompts, task_target=target)
+        held_out = encode_samples(validation, prompts)
+        cut_short = sum(row.truncated for row in [*rows, *held_out])
+        if cut_short:
+            emitter.log(f"{cut_short} requests are longer than max_tokens; their middle is left out.")
+        checkpointing = self._enable_checkpointing(model, base)
+        model.share_head = not checkpointing
+        shared, rows, held_out = self._with_prefix(base, model, prompts, rows, held_out)
+        return Prepared(
+            base=base,
+            model=model,
+            train=rows,
+            validation=held_out,
+            collator=Collator(shared, base.tokenizer.pad_token_id),
+            header=AdapterHeader(
+                base=spec.base_model,
+                base_fingerprint=base_fingerprint(folder, "none"),
+                hidden_size=model.hidden_size,
+                layers=tuple(model.layers),
+                max_tokens=spec.data.max_tokens,
+                include_policy=spec.data.include_policy,
+                model=spec.model,
+            ),
+            labels=[sample.label for sample in train],
+        )
+
+    def _check_samples(self, train: list[Sample], validation: list[Sample]) -> None:
+        if not train:
+            raise DataError(
+                "There is no sample to train on.",
+                next_step="Add samples, or give some of them the split 'train'.",
+            )
+        present = {sample.label for sample in train}
+        if len(present) < 2:
+            raise DataError(
+                f"All training samples are labelled {next(iter(present))}.",
+                why="A decision between labels cannot be learned from one of them.",
+                next_step="Add samples with other labels.",
+            )
+        if not validation:
+            self.job.emitter.log(
+                "There is no validation sample, so no metric is measured while training.", "warning"
+            )
+        spec = self.spec.loss
+        texts = any(getattr(sample, spec.task_target) for sample in train)
+        if spec.w_task and not texts:
+            self.job.emitter.log(
+                f"No sample has a {spec.task_target}, so R_cmd stays the identity.", "warning"
+            )
+
+    def _enable_checkpointing(self, model: PersonaModel, base: LoadedBase) -> bool:
+        wanted = self.spec.model.gradient_checkpointing
+        on = wanted == "on" or (wanted == "auto" and base.device.type == "cuda")
+        if on:
+            model.causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
+        return on
+
+    def _with_prefix(
+        self,
+        base: LoadedBase,
+        model: PersonaModel,
+        prompts: PromptBuilder,
+        train: list[EncodedSample],
+        validation: list[EncodedSample],
+    ) -> tuple[torch.Tensor, list[EncodedSample], list[EncodedSample]]:
+        """Replace token ids by the frozen prefix's output, where there is a prefix."""
+        head = torch.tensor(prompts.head, dtype=torch.long)
+        mode = self.spec.model.prefix_cache
+        if not model.cut or mode == "off":
+            return head, train, validation
+        fingerprint = base_fingerprint(base.folder, base.quantization)
+        rows = [*train, *validation]
+        key = cache_key(fingerprint, model.cut, base.dtype, prompts.head, rows)
+        folder = None if mode == "ram" else cache_root() / "prefix"
+        shared, attached = PrefixCache(folder, mode=mode).attach(
+            model,
+            prompts.head,
+            rows,
+            key=key,
+            progress=lambda done, total: self.job.emitter.emit(
+                Progress(phase="caching prefix", done=done, total=total, unit="samples")
+            ),
+            cancelled=lambda: self.job.control.stop_requested,
+        )
+        model.drop_prefix()
+        return shared, attached[: len(train)], attached[len(train) :]
+
+    # -- arguments -----------------------------------------------------------------------------
+
+    def _total_steps(self, rows: int) -> int:
+        optim = self.spec.optim
+        world = self._world()
+        batches = math.ceil(rows / (optim.batch_size * world))
+        per_epoch = math.ceil(batches / optim.accumulation)
+        total = max(1, math.ceil(optim.epochs * per_epoch))
+        return min(total, optim.max_steps) if optim.max_steps else total
+
+    @staticmethod
+    def _world() -> int:
+        import torch.distributed as dist
+
+        return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+    def _arguments(self, base: LoadedBase, steps: int) -> TrainingArguments:
+        optim = self.spec.optim
+        return TrainingArguments(
+            output_dir=str(self.run_store.root / "trainer"),
+            max_steps=steps,
+            per_device_train_batch_size=optim.batch_size,
+            gradient_accumulation_steps=optim.accumulation,
+            max_grad_norm=optim.max_grad_norm,
+            use_cpu=base.device.type == "cpu",
+            seed=self.spec.seed,
+            data_seed=self.spec.seed,
+            save_strategy="no",
+            eval_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            dataloader_pin_memory=False,
+            average_tokens_across_devices=False,
+        )
+
+    def _hello(self, prepared: Prepared) -> None:
+        import accelerate
+        import peft
+        import transformers
+
+        import so8t_engine
+
+        counts = prepared.model.trainable_count()
+        device = str(prepared.base.device)
+        if prepared.base.device.type == "cuda":
+            device = f"{device} ({torch.cuda.get_device_name(prepared.base.device)})"
+        if not self.main:
+            return
+        self.job.emitter.emit(
+            Hello(
+                kind="train",
+                pid=self.state.pid,
+                run_dir=str(self.run_store.root),
+                versions={
+                    "so8t": so8t_engine.__version__,
+                    "torch": torch.__version__,
+                    "transformers": transformers.__version__,
+                    "peft": peft.__version__,
+                    "accelerate": accelerate.__version__,
+                    "numpy": np.__version__,
+                },
+                device=device,
+            )
+        )
+        self.job.emitter.log(
+            f"{len(prepared.train)} training and {len(prepared.validation)} validation samples;"
+            f" learning {counts['lora']:,} LoRA, {counts['gates']:,} gate and {counts['head']:,}"
+            f" head parameters in layers {prepared.model.layers[0]} to {prepared.model.layers[-1]},"
+            f" {str(prepared.base.dtype).removeprefix('torch.')}, {prepared.base.quantization}."
+        )
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def _conclude(self, reporter: Reporter, step: int, steps: int) -> str:
+        bank = reporter.parts.model.gates
+        health = bank.health() if bank is not None else {}
+        if self.main:
+            reporter.parts.job.emitter.emit(
+                Result(
+                    name="train",
+                    data={
+                        "run": self.run_store.id,
+                        "step": step,
+                        "total_steps": steps,
+                        "best_step": self.state.best_step,
+                        "metrics": self.state.metrics,
+                        "rotation_health": health,
+                        "seconds": time.time() - self.state.started,
+                    },
+                )
+            )
+        if reporter.collapsed:
+            return reporter.collapsed
+        if step < steps:
+            return f"Stopped and saved after step {step} of {steps}; it can be resumed."
+        return f"Trained {steps} steps."

@@ -1,0 +1,328 @@
+"""The training loop: transformers' Trainer with routed gradients and pickle-free checkpoints."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from transformers import Trainer, TrainingArguments
+
+from so8t_engine.model.adapter import load_adapter
+from so8t_engine.model.persona_model import PersonaModel
+from so8t_engine.specs import TrainSpec
+from so8t_engine.training.checkpoints import load_tree, save_tree
+from so8t_engine.training.data import (
+    Collator,
+    EncodedSample,
+    EpochLoader,
+    LengthBuckets,
+    SampleSet,
+    TrainBatch,
+)
+from so8t_engine.training.losses import VerdictLoss, pet, pet_weight, rate_factor, task_loss
+
+OPTIMIZER, SCHEDULER, RANDOM = "optimizer", "scheduler", "random"
+TRAINER_STATE = "trainer_state.json"
+
+
+class PersonaTrainer(Trainer):
+    """Trainer of a :class:`PersonaModel`.
+
+    Attributes:
+        parts: sums of the loss parts over the current optimizer step, by metric name.
+        frozen_safe: True once late freeze holds R_safe and the safety head still.
+        step_samples: samples of the current optimizer step over all processes.
+        last_grad_norm: norm of all gradients of the last step, before clipping.
+    """
+
+    def __init__(
+        self,
+        model: PersonaModel,
+        arguments: TrainingArguments,
+        spec: TrainSpec,
+        rows: list[EncodedSample],
+        collator: Collator,
+        verdict_loss: VerdictLoss,
+    ) -> None:
+        self.persona = model
+        self.spec = spec
+        self.rows = rows
+        self.collator = collator
+        self.verdict_loss = verdict_loss
+        self.parts: dict[str, float] = {}
+        self.frozen_safe = False
+        self.step_samples = 1
+        self.last_grad_norm = 0.0
+        super().__init__(
+            model=model, args=arguments, train_dataset=SampleSet(rows), data_collator=collator
+        )
+
+    # -- data ----------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> EpochLoader:
+        """Return length-bucketed batches; each process reads its slice of every global batch."""
+        sampler = LengthBuckets(
+            [len(row.ids) for row in self.rows],
+            self.spec.optim.batch_size,
+            self.spec.seed,
+            rank=self.args.process_index,
+            world=self.args.world_size,
+        )
+        return EpochLoader(
+            SampleSet(self.rows), batch_sampler=sampler, collate_fn=self.collator, num_workers=0
+        )
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[TrainBatch], num_batches: int, device: torch.device
+    ) -> tuple[list[TrainBatch], None]:
+        """Fetch the micro-batches of a step and count its samples over all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        count = torch.tensor(sum(len(batch) for batch in batches), device=device)
+        if self.args.world_size > 1:
+            dist.all_reduce(count)
+        self.step_samples = max(1, int(count))
+        return batches, None
+
+    # -- one step ------------------------------------------------------------------------------
+
+    def training_step(
+        self, model: nn.Module, inputs: TrainBatch, num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Forward and backward of one micro-batch; returns its share of the step's loss."""
+        persona = self.persona
+        persona.train()
+        total = torch.zeros((), device=persona.device)
+        if len(inputs):
+            verdict, task = self._losses(inputs.to(persona.device))
+            total = self._backward(verdict, task)
+        if self.accelerator.gradient_state.sync_gradients:
+            self._finish_step()
+        return total.to(self.args.device)
+
+    def _losses(self, micro: TrainBatch) -> tuple[Tensor | None, Tensor | None]:
+        """Return the verdict side and the task side of the loss, each a scalar or None."""
+        persona, spec = self.persona, self.spec.loss
+        scale = 1.0 / self.step_samples
+        hidden, head = persona.hidden_states(micro.batch)
+        logits = persona.verdict_logits(hidden, micro.batch.last)
+        entropy, danger = self.verdict_loss(logits, micro.labels)
+        sides: dict[str, list[Tensor]] = {"verdict": [], "task": []}
+        if spec.w_verdict:
+            sides["verdict"].append(spec.w_verdict * entropy.sum() * scale)
+        if spec.w_danger:
+            sides["verdict"].append(spec.w_danger * danger.sum() * scale)
+        self._book("verdict_loss", entropy.sum() * scale)
+        self._book("danger_loss", danger.sum() * scale)
+        if spec.w_task and len(micro.reply_rows):
+            at_reply = hidden[micro.reply_rows, micro.reply_positions]
+            replies = task_loss(
+                persona.lm_logits(at_reply), micro.reply_targets, micro.reply_rows, len(micro)
+            )
+            sides["task"].append(spec.w_task * replies.sum() * scale)
+            self._book("task_loss", replies.sum() * scale)
+        weight = pet_weight(spec.pet, self.state.global_step / max(1, self.state.max_steps))
+        if weight:
+            smoothness = self._pet(hidden, head, micro).sum() * scale
+            sides["verdict" if sides["verdict"] else "task"].append(weight * smoothness)
+            self._book("pet", smoothness)
+        self.parts["pet_weight"] = weight
+        verdict, task = (
+            torch.stack(terms).sum() if terms else None for terms in sides.values()
+        )
+        return verdict, task
+
+    def _pet(self, hidden: Tensor, head: Tensor | None, micro: TrainBatch) -> Tensor:
+        mask = micro.batch.mask
+        if head is not None:
+            hidden = torch.cat([head[None].expand(len(hidden), -1, -1), hidden], dim=1)
+            mask = torch.cat([mask.new_ones((len(mask), len(head))), mask], dim=1)
+        return pet(hidden, mask)
+
+    def _backward(self, verdict: Tensor | None, task: Tensor | None) -> Tensor:
+        """Run the one or two backward passes and book their gradients to their side.
+
+        Routed training needs two passes only where both losses exist: a verdict loss alone has a
+        gradient for R_safe alone.
+        """
+        persona, routing = self.persona, self.spec.loss.routing
+        total = torch.stack([loss for loss in (verdict, task) if loss is not None]).sum()
+        common: list[Tensor] = [*persona.lora_parameters()]
+        leaves = persona.gates.leaves() if persona.gates is not None else []
+        head = persona.safety_head.weight
+        if verdict is not None and task is not None and (routing == "joint" or not leaves):
+            torch.autograd.backward(total, inputs=[*common, *leaves, head])
+            if persona.gates is not None:
+                persona.gates.collect("verdict")
+        else:
+            if verdict is not None:
+                torch.autograd.backward(
+                    verdict, inputs=[*common, *leaves, head], retain_graph=task is not None
+                )
+                if persona.gates is not None:
+                    persona.gates.collect("verdict")
+            if task is not None:
+                torch.autograd.backward(task, inputs=[*common, *leaves])
+                if persona.gates is not None:
+                    persona.gates.collect("task")
+        self._book("loss", total)
+        return total.detach()
+
+    def _finish_step(self) -> None:
+        """After the last micro-batch: reduce over processes, reach θ, hold still what is frozen."""
+        persona = self.persona
+        if self.args.world_size > 1:
+            self._reduce()
+        if persona.gates is not None:
+            persona.gates.finish_step(self.spec.loss.routing)
+        if self.state.global_step >= self.spec.schedule.late_freeze * self.state.max_steps:
+            self.frozen_safe = True
+            persona.safety_head.weight.grad = None
+            if persona.gates is not None:
+                persona.gates.theta_safe.grad = None
+
+    def _reduce(self) -> None:
+        """Sum all gradients over the processes; every term was divided by the global count."""
+        persona = self.persona
+        parameters = [*persona.lora_parameters(), persona.safety_head.weight]
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            dist.all_reduce(parameter.grad)
+        if persona.gates is not None:
+            for gradient in persona.gates.collected_everywhere().values():
+                dist.all_reduce(gradient)
+        names = sorted(name for name in self.parts if name != "pet_weight")
+        values = torch.tensor([self.parts[name] for name in names], device=persona.device)
+        dist.all_reduce(values)
+        self.parts.update(zip(names, values.tolist(), strict=True))
+
+    def _book(self, name: str, value: Tensor) -> None:
+        self.parts[name] = self.parts.get(name, 0.0) + float(value.detach())
+
+    def take_parts(self) -> dict[str, float]:
+        """Return the loss parts of the step that just ended, and start anew."""
+        parts, self.parts = self.parts, {}
+        return parts
+
+    # -- optimizer -----------------------------------------------------------------------------
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> float:
+        """Keep the norm before clipping for the report."""
+        self.last_grad_norm = float(super()._get_grad_norm(model, grad_norm=grad_norm))
+        return self.last_grad_norm
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Make AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) with one group a part."""
+        if self.optimizer is not None:
+            return self.optimizer
+        optim, persona = self.spec.optim, self.persona
+        groups: list[dict[str, Any]] = []
+        lora = list(persona.lora_parameters())
+        if lora:
+            groups.append(
+                {"params": lora, "lr": optim.lr_lora, "weight_decay": optim.weight_decay,
+                 "name": "lora"}
+            )
+        if persona.gates is not None:
+            # Decay would pull the rotations towards the identity; their size is not a norm.
+            groups.append(
+                {"params": [persona.gates.theta_safe, persona.gates.theta_cmd],
+                 "lr": optim.lr_gates, "weight_decay": 0.0, "name": "gates"}
+            )
+        groups.append(
+            {"params": [persona.safety_head.weight], "lr": optim.lr_head,
+             "weight_decay": optim.weight_decay, "name": "head"}
+        )
+        self.optimizer = self._optimizer_class()(groups)
+        return self.optimizer
+
+    def _optimizer_class(self) -> Any:
+        wanted = self.spec.optim.optimizer
+        quantized = bool(getattr(self.persona.causal_lm, "is_loaded_in_4bit", False))
+        if wanted == "paged_adamw_8bit" or (
+            wanted == "auto" and quantized and self.persona.device.type == "cuda"
+        ):
+            import bitsandbytes
+
+            return bitsandbytes.optim.PagedAdamW8bit
+        return torch.optim.AdamW
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Make the warm-up and decay of all learning rates."""
+        if self.lr_scheduler is None:
+            optim = self.spec.optim
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                optimizer or self.optimizer,
+                lambda step: rate_factor(
+                    step, num_training_steps, warmup=optim.warmup, schedule=optim.schedule
+                ),
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def rates(self) -> dict[str, float]:
+        """Return the current learning rates by metric name."""
+        assert self.optimizer is not None
+        return {f"lr_{group['name']}": group["lr"] for group in self.optimizer.param_groups}
+
+    # -- checkpoints ---------------------------------------------------------------------------
+
+    def save_progress(self, folder: Path) -> None:
+        """Write everything besides the weights that an exact resume needs."""
+        assert self.optimizer is not None and self.lr_scheduler is not None
+        save_tree(folder / OPTIMIZER, self.optimizer.state_dict())
+        schedule = self.lr_scheduler.state_dict()
+        kept = {key: schedule[key] for key in ("last_epoch", "_step_count", "base_lrs", "_last_lr")}
+        save_tree(folder / SCHEDULER, kept)
+        save_tree(folder / RANDOM, random_state())
+        self.state.save_to_json(str(folder / TRAINER_STATE))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_adapter(self.persona, Path(resume_from_checkpoint))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        assert self.optimizer is not None and self.lr_scheduler is not None
+        folder = Path(checkpoint)
+        self.optimizer.load_state_dict(load_tree(folder / OPTIMIZER))
+        self.lr_scheduler.load_state_dict(load_tree(folder / SCHEDULER))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            set_random_state(load_tree(Path(checkpoint) / RANDOM))
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """Nothing to load: no gradient scaler is used."""
+
+
+def random_state() -> dict[str, Any]:
+    """Return the state of every random generator that training can touch."""
+    version, words, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    state: dict[str, Any] = {
+        "python": [version, list(words), gauss],
+        "numpy": [str(kind), [int(key) for key in keys], int(position), int(has_gauss),
+                  float(cached)],
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Restore what :func:`random_state` returned."""
+    version, words, gauss = state["python"]
+    random.setstate((int(version), tuple(int(word) for word in words), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, np.asarray(keys, dtype=np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
