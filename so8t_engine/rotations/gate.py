@@ -1,0 +1,208 @@
+"""All gates of a persona: one bank of generators, rotations built once per optimizer step.
+
+A gate is a pair (R_safe, R_cmd) and acts as ``y = R_cmd R_safe x``. The generators are float32
+whatever happens to the model around them (``.half()``, ``.to(bfloat16)``, device moves).
+
+The rotations of all gates come out of one batched ``matrix_exp``, outside any recomputed region,
+once per optimizer step. The forward pass reads detached copies of them that collect gradients over
+all micro-batches; :meth:`GateBank.finish_step` then pulls these through the exponential in one
+vector-Jacobian product. That is the chain rule, cut at a convenient place, so it is exact. It also
+gives exact *routing*: the gradient of the verdict loss goes to R_safe only, that of the task loss to
+R_cmd only, though both passed through the same product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from so8t_engine.errors import BaseModelError
+from so8t_engine.rotations import so8
+
+Sharing = Literal["per_block", "shared"]
+Routing = Literal["routed", "joint"]
+Side = Literal["verdict", "task"]
+HEAD = "head"
+
+
+class GateBank(nn.Module):
+    """The generators and current rotations of several gates of equal width.
+
+    Attributes:
+        names: gate names in order; ``head`` is the gate on the final norm's output.
+        theta_safe: ``[G, K, 28]`` float32 (``[G, 1, 28]`` when shared).
+        theta_cmd: likewise.
+    """
+
+    def __init__(self, names: list[str], hidden_size: int, sharing: Sharing = "per_block") -> None:
+        """Make gates that are exactly the identity.
+
+        Raises:
+            BaseModelError: if the hidden size is not a multiple of 8.
+        """
+        super().__init__()
+        if hidden_size % so8.DIM:
+            raise BaseModelError(
+                f"The hidden size {hidden_size} is not a multiple of {so8.DIM}.",
+                why="SO(8) gates rotate blocks of 8 channels and never a part of a block.",
+                next_step="Choose another base model.",
+            )
+        self.names = list(names)
+        self.sharing = sharing
+        self.hidden_size = hidden_size
+        blocks = hidden_size // so8.DIM if sharing == "per_block" else 1
+        shape = (len(self.names), blocks, so8.FREE)
+        self.theta_safe = nn.Parameter(torch.zeros(shape, dtype=torch.float32))
+        self.theta_cmd = nn.Parameter(torch.zeros(shape, dtype=torch.float32))
+        self._strength = 1.0
+        self._graph: tuple[Tensor, Tensor] | None = None
+        self._product: Tensor | None = None
+        self._head_safe: Tensor | None = None
+        self._collected: dict[str, Tensor | None] = {"verdict": None, "task": None, "head": None}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GateBank:
+        """Follow device moves, refuse dtype changes: the generators stay float32."""
+
+        def keep_float32(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return tensor.to(moved.device) if moved.dtype != tensor.dtype else moved
+
+        super()._apply(keep_float32, recurse)
+        self.invalidate()
+        return self
+
+    @property
+    def strength(self) -> float:
+        """The α of ``exp(αA)`` that all gates apply; 1 is the trained gate, 0 the base model."""
+        return self._strength
+
+    @strength.setter
+    def strength(self, value: float) -> None:
+        self._strength = float(value)
+        self.invalidate()
+
+    def index(self, name: str) -> int:
+        """Return the position of the gate ``name``."""
+        return self.names.index(name)
+
+    def invalidate(self) -> None:
+        """Forget the current rotations; the next forward pass builds them anew."""
+        self._graph = None
+        self._product = None
+        self._head_safe = None
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Load the generators and forget rotations built from the old ones."""
+        self.invalidate()
+        return super().load_state_dict(*args, **kwargs)
+
+    def rotations(self) -> tuple[Tensor, Tensor]:
+        """Return ``(R_safe, R_cmd)``, both ``[G, K, 8, 8]`` float32, with gradient to θ."""
+        safe = so8.rotation(self.theta_safe, self._strength)
+        return safe, so8.rotation(self.theta_cmd, self._strength)
+
+    def _build(self) -> None:
+        if self.training and torch.is_grad_enabled():
+            safe, cmd = self.rotations()
+            product = so8.compose(cmd, safe)
+            self._graph = (safe, product)
+            self._product = product.detach().requires_grad_()
+            if HEAD in self.names:
+                self._head_safe = safe[self.index(HEAD)].detach().requires_grad_()
+        else:
+            with torch.no_grad():
+                safe, cmd = self.rotations()
+                self._product = so8.compose(cmd, safe)
+                if HEAD in self.names:
+                    self._head_safe = safe[self.index(HEAD)]
+
+    def product(self) -> Tensor:
+        """Return ``R_cmd R_safe`` of all gates, ``[G, K, 8, 8]`` float32, for the forward pass."""
+        if self._product is None or (
+            self.training and torch.is_grad_enabled() and self._graph is None
+        ):
+            self._build()
+        assert self._product is not None
+        return self._product
+
+    def apply_product(self, index: int, x: Tensor) -> Tensor:
+        """Return ``R_cmd R_safe x`` by gate ``index``; ``x`` is ``[..., D]``, and so the result."""
+        return so8.apply(self.product()[index], x)
+
+    def apply_head_safe(self, x: Tensor) -> Tensor:
+        """Return ``R_safe x`` by the head gate; ``x`` is ``[..., D]``."""
+        self.product()
+        assert self._head_safe is not None
+        return so8.apply(self._head_safe, x)
+
+    def leaves(self) -> list[Tensor]:
+        """Return the detached rotations that a backward pass has to reach."""
+        self.product()
+        return [leaf for leaf in (self._product, self._head_safe) if leaf is not None]
+
+    def collect(self, side: Side) -> None:
+        """Book the gradients that the last backward pass left on the leaves to ``side``."""
+        for key, leaf in ((side, self._product), ("head", self._head_safe)):
+            if leaf is not None and leaf.grad is not None:
+                earlier = self._collected[key]
+                self._collected[key] = leaf.grad if earlier is None else earlier + leaf.grad
+                leaf.grad = None
+
+    def collected(self) -> dict[str, Tensor]:
+        """Return the booked gradients by name, for a reduction across processes (in place)."""
+        return {key: value for key, value in self._collected.items() if value is not None}
+
+    def finish_step(self, routing: Routing) -> None:
+        """Pull the booked gradients through composition and exponential into ``theta_*.grad``.
+
+        Args:
+            routing: ``routed`` sends the verdict side to R_safe and the task side to R_cmd;
+                ``joint`` sends the sum of both to both.
+        """
+        verdict, task, head = (self._collected[key] for key in ("verdict", "task", "head"))
+        self._collected = dict.fromkeys(self._collected)
+        if self._graph is None:
+            return
+        safe, product = self._graph
+        if routing == "joint":
+            both = [part for part in (verdict, task) if part is not None]
+            verdict = task = torch.stack(both).sum(0) if both else None
+        outputs, gradients = [], []
+        if verdict is not None:
+            outputs.append(product)
+            gradients.append(verdict)
+        if head is not None:
+            outputs.append(safe[self.index(HEAD)])
+            gradients.append(head)
+        if outputs:
+            self._accumulate(self.theta_safe, outputs, gradients)
+        if task is not None:
+            self._accumulate(self.theta_cmd, [product], [task])
+        self.invalidate()
+
+    @staticmethod
+    def _accumulate(theta: nn.Parameter, outputs: list[Tensor], gradients: list[Tensor]) -> None:
+        if not theta.requires_grad:
+            return
+        (gradient,) = torch.autograd.grad(outputs, theta, gradients, retain_graph=True)
+        theta.grad = gradient if theta.grad is None else theta.grad + gradient
+
+    @torch.no_grad()
+    def health(self) -> dict[str, float]:
+        """Return how far the current rotations are from SO(8), and how far from the identity.
+
+        Keys: ``max_orthogonality_error``, ``max_determinant_error`` (over R_safe, R_cmd and their
+        product, in float64), ``mean_angle_safe``, ``mean_angle_cmd`` (radians, largest principal
+        angle of each rotation).
+        """
+        safe, cmd = self.rotations()
+        every = torch.stack([safe, cmd, so8.compose(cmd, safe)])
+        return {
+            "max_orthogonality_error": float(so8.orthogonality_error(every).max()),
+            "max_determinant_error": float(so8.determinant_error(every).max()),
+            "mean_angle_safe": float(so8.angles(safe)[..., 0].mean()),
+            "mean_angle_cmd": float(so8.angles(cmd)[..., 0].mean()),
+        }

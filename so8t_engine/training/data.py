@@ -1,0 +1,186 @@
+"""Samples as tensors: encoding, length-bucketed batches, collation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from so8t_engine.labels import LABEL_INDEX
+from so8t_engine.model.persona_model import Batch
+from so8t_engine.model.prompt import PromptBuilder
+from so8t_engine.samples.schema import Sample
+
+MAX_REPLY_TOKENS = 160
+
+
+@dataclass(frozen=True)
+class EncodedSample:
+    """One sample as tokens behind the shared head.
+
+    Attributes:
+        ids: prompt tokens, then reply tokens (if the task loss is on).
+        prompt: how many of them belong to the prompt; the verdict is read at ``prompt − 1``.
+        label: label index.
+        states: ``[T, D]`` output of the frozen prefix, if it is kept.
+    """
+
+    ids: tuple[int, ...]
+    prompt: int
+    label: int
+    truncated: bool
+    states: Tensor | None = None
+
+
+@dataclass
+class TrainBatch:
+    """A collated micro-batch.
+
+    Attributes:
+        batch: what the model reads.
+        labels: ``[B]`` label indices.
+        reply_rows, reply_positions, reply_targets: ``[N]`` each; where a reply token is predicted
+            and which. Empty without a task loss.
+    """
+
+    batch: Batch
+    labels: Tensor
+    reply_rows: Tensor
+    reply_positions: Tensor
+    reply_targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> TrainBatch:
+        """Return the micro-batch on ``device``."""
+        parts = (self.labels, self.reply_rows, self.reply_positions, self.reply_targets)
+        return TrainBatch(self.batch.to(device), *(part.to(device) for part in parts))
+
+
+def encode_samples(
+    samples: Sequence[Sample], prompts: PromptBuilder, *, task_target: str = ""
+) -> list[EncodedSample]:
+    """Tokenise samples; ``task_target`` (``response`` or ``rationale``) appends that text."""
+    encoded = []
+    for sample in samples:
+        request = prompts.encode(sample.context, sample.request)
+        ids = request.ids
+        text = getattr(sample, task_target) if task_target else ""
+        if text:
+            ids = (*ids, *prompts.encode_reply(text, limit=MAX_REPLY_TOKENS))
+        encoded.append(
+            EncodedSample(ids, len(request.ids), LABEL_INDEX[sample.label], request.truncated)
+        )
+    return encoded
+
+
+class SampleSet(Dataset[EncodedSample]):
+    """Encoded samples in memory."""
+
+    def __init__(self, rows: Sequence[EncodedSample]) -> None:
+        self.rows = list(rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> EncodedSample:
+        return self.rows[index]
+
+
+class LengthBuckets(Sampler[list[int]]):
+    """Batches of similar length, shuffled anew each epoch from (seed, epoch) alone.
+
+    Rows are shuffled, cut into pools of 16 batches, sorted by length within a pool, batched, and
+    the batches shuffled. With several processes each takes its slice of every *global* batch, so
+    that the content of a step does not depend on the number of processes.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, seed: int, *, rank: int = 0, world: int = 1
+    ) -> None:
+        self.lengths = np.asarray(lengths)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world = world
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the shuffle."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // (self.batch_size * self.world))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        random = np.random.default_rng((self.seed, self.epoch))
+        order = random.permutation(len(self.lengths))
+        size = self.batch_size * self.world
+        pools = [order[start : start + 16 * size] for start in range(0, len(order), 16 * size)]
+        ordered = np.concatenate(
+            [pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools]
+        )
+        batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
+        for index in random.permutation(len(batches)):
+            yield batches[index][self.rank :: self.world].tolist()
+
+
+class Collator:
+    """Pads rows on the right and finds the positions of verdict and reply."""
+
+    def __init__(self, shared: Tensor, pad_id: int) -> None:
+        """Take the shared head, ``[P]`` ids or ``[P, D]`` states, and the padding id."""
+        self.shared = shared
+        self.pad_id = pad_id
+
+    def __call__(self, rows: list[EncodedSample]) -> TrainBatch:
+        longest = max(len(row.ids) for row in rows) if rows else 1
+        mask = torch.zeros(len(rows), longest, dtype=torch.bool)
+        for number, row in enumerate(rows):
+            mask[number, : len(row.ids)] = True
+        positions = [
+            (number, at - 1, row.ids[at])
+            for number, row in enumerate(rows)
+            for at in range(row.prompt, len(row.ids))
+        ]
+        reply = torch.tensor(positions, dtype=torch.long).reshape(-1, 3)
+        return TrainBatch(
+            batch=Batch(
+                rows=self._rows(rows, longest),
+                mask=mask,
+                shared=self.shared,
+                last=torch.tensor([row.prompt - 1 for row in rows], dtype=torch.long),
+            ),
+            labels=torch.tensor([row.label for row in rows], dtype=torch.long),
+            reply_rows=reply[:, 0],
+            reply_positions=reply[:, 1],
+            reply_targets=reply[:, 2],
+        )
+
+    def _rows(self, rows: list[EncodedSample], longest: int) -> Tensor:
+        if rows and rows[0].states is not None:
+            first = rows[0].states
+            states = first.new_zeros(len(rows), longest, first.shape[-1])
+            for number, row in enumerate(rows):
+                assert row.states is not None
+                states[number, : len(row.ids)] = row.states
+            return states
+        ids = torch.full((len(rows), longest), self.pad_id, dtype=torch.long)
+        for number, row in enumerate(rows):
+            ids[number, : len(row.ids)] = torch.tensor(row.ids, dtype=torch.long)
+        return ids
+
+
+class EpochLoader(DataLoader[EncodedSample]):
+    """A loader that hands the epoch on to its batch sampler."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the shuffle of the coming epoch."""
+        sampler = self.batch_sampler
+        if isinstance(sampler, LengthBuckets):
+            sampler.set_epoch(epoch)
