@@ -26,6 +26,7 @@ class _Group(QWidget):
 
     def __init__(self, text: str, *fields: QWidget) -> None:
         super().__init__()
+        self.setFixedHeight(36)
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 8, 0)
         row.setSpacing(8)
@@ -75,7 +76,7 @@ class RotationControls(QWidget):
         self.largest.setAccessibleName(self.tr("Go to the gate and block with the largest angle"))
         self.largest.setToolTip(self.tr("Go to the gate and block with the largest angle."))
         self.largest.clicked.connect(self.largest_requested)
-        flow.addWidget(self.largest)
+        flow.addWidget(_Group("", self.largest))
         self.strength = QSlider(Qt.Orientation.Horizontal)
         self.strength.setObjectName("strengthSlider")
         self.strength.setAccessibleName(self.tr("Strength"))

@@ -15,6 +15,7 @@ from PySide6.QtGui import (
     QPainter,
     QPaintEvent,
     QPen,
+    QResizeEvent,
 )
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
@@ -54,9 +55,7 @@ class MatrixRow(QWidget):
         self.setObjectName("matrixRow")
         self.setMouseTracking(True)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        policy = QSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        policy.setHeightForWidth(True)
-        self.setSizePolicy(policy)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self._titles: tuple[str, ...] = ()
         self._matrices: tuple[NDArray[np.float64], ...] = ()
         self._limit = 1.0
@@ -102,6 +101,11 @@ class MatrixRow(QWidget):
     def heightForWidth(self, width: int) -> int:  # noqa: N802
         """Return the height at which the matrices are squares that fill ``width``."""
         return int(self._side(width)) + TOP + BOTTOM
+
+    def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802
+        """Keep the matrices square; layouts inside of scroll areas ignore heightForWidth."""
+        super().resizeEvent(event)
+        self.setFixedHeight(self.heightForWidth(event.size().width()))
 
     @staticmethod
     def _side(width: int) -> float:

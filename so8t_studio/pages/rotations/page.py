@@ -33,11 +33,13 @@ from so8t_studio.pages.rotations.health_panel import HealthPanel
 from so8t_studio.pages.rotations.loading import Frame, OpenedRun, RotationReader, RunChoice
 from so8t_studio.pages.rotations.matrix_row import HoveredCell, MatrixRow
 from so8t_studio.pages.rotations.scrubber import Scrubber
+from so8t_studio.pages.rotations.side_by_side import SideBySide
 from so8t_studio.pages.rotations.timeline_panel import TimelinePanel
 from so8t_studio.widgets.banner import Banner
 from so8t_studio.widgets.empty_state import EmptyState
 
 FOLLOW_MS = 2000
+HEALTH_WIDTH = 296
 
 
 class RotationsPage(Page):
@@ -127,9 +129,8 @@ class RotationsPage(Page):
         self.scrubber = Scrubber()
         self.scrubber.step_chosen.connect(self._on_step_chosen)
         inside.addWidget(self.scrubber)
-        column.addWidget(card)
         self.health = HealthPanel()
-        column.addWidget(self.health)
+        column.addWidget(SideBySide(card, self.health, side_width=HEALTH_WIDTH))
         self.timeline = TimelinePanel()
         self.timeline.overview.block_chosen.connect(self._on_overview_chosen)
         column.addWidget(self.timeline, 1)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from PySide6.QtCore import Slot
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import (
-    QBoxLayout,
     QComboBox,
     QFrame,
     QHBoxLayout,
     QLabel,
+    QSizePolicy,
     QTabWidget,
     QVBoxLayout,
     QWidget,
@@ -18,9 +18,11 @@ from PySide6.QtWidgets import (
 from so8t_engine.rotations.analysis import Summary
 from so8t_studio.pages.rotations.loading import HistoryPoint
 from so8t_studio.pages.rotations.overview import AngleOverview
+from so8t_studio.pages.rotations.side_by_side import GAP, SideBySide
 from so8t_studio.widgets.live_plot import LivePlot
 
-STACK_BELOW = 760
+STACK_BELOW = 700
+PART_HEIGHT = 256
 
 
 class TimelinePanel(QWidget):
@@ -29,9 +31,7 @@ class TimelinePanel(QWidget):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._summary: Summary | None = None
-        self._layout = QBoxLayout(QBoxLayout.Direction.LeftToRight, self)
-        self._layout.setContentsMargins(0, 0, 0, 0)
-        self._layout.setSpacing(12)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Ignored)
         card = QFrame()
         card.setProperty("role", "card")
         card.setObjectName("overviewCard")
@@ -53,8 +53,7 @@ class TimelinePanel(QWidget):
         column.addLayout(head)
         self.overview = AngleOverview()
         column.addWidget(self.overview, 1)
-        card.setMinimumHeight(250)
-        self._layout.addWidget(card, 3)
+        card.setMinimumHeight(PART_HEIGHT)
         self.tabs = QTabWidget()
         self.tabs.setObjectName("historyTabs")
         self.tabs.setDocumentMode(True)
@@ -69,8 +68,11 @@ class TimelinePanel(QWidget):
         self.health.add_series("determinant", "|det R − 1|", dashed=True)
         self.health.set_log(True)
         self.tabs.addTab(self.health, self.tr("Health"))
-        self.tabs.setMinimumHeight(250)
-        self._layout.addWidget(self.tabs, 2)
+        self.tabs.setMinimumHeight(PART_HEIGHT)
+        self._parts = SideBySide(card, self.tabs, shares=(3, 2), stack_below=STACK_BELOW)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.addWidget(self._parts)
 
     @property
     def side(self) -> str:
@@ -99,13 +101,15 @@ class TimelinePanel(QWidget):
             "determinant", steps, [max(point.determinant, 1e-17) for point in points]
         )
 
+    def hasHeightForWidth(self) -> bool:  # noqa: N802
+        """It takes what is left; the wrapping legends inside must not claim more."""
+        return False
+
     def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802
-        """Put the two parts below each other where the width does not carry both."""
+        """Ask for the height that the arrangement needs."""
         super().resizeEvent(event)
-        narrow = event.size().width() < STACK_BELOW
-        self._layout.setDirection(
-            QBoxLayout.Direction.TopToBottom if narrow else QBoxLayout.Direction.LeftToRight
-        )
+        stacked = event.size().width() < STACK_BELOW
+        self.setMinimumHeight(2 * PART_HEIGHT + GAP if stacked else PART_HEIGHT)
 
     @Slot(int)
     def _on_side_changed(self, _index: int) -> None:
