@@ -151,7 +151,9 @@ def _sample_of_high_bytes(path: Path, probe: bytes) -> bytes:
     return probe[:size]
 
 
-def iter_lines(path: Path, encoding: str, progress: Progress | None = None) -> Generator[Line, None, None]:
+def iter_lines(
+    path: Path, encoding: str, progress: Progress | None = None
+) -> Generator[Line, None, None]:
     """Yield the lines of a text file. Memory stays bounded by :data:`MAX_LINE_BYTES`.
 
     A line that is longer or not valid in ``encoding`` comes with ``text=None`` and the problem as

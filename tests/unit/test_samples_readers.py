@@ -243,7 +243,7 @@ def test_a_truncated_or_lying_parquet_is_refused(tmp_path: Path) -> None:
 
 def test_a_parquet_bomb_is_refused_before_it_unpacks(tmp_path: Path) -> None:
     path = tmp_path / "bomb.parquet"
-    texts = pl.Series("request", ["A" * 1_000_000]).repeat_by(3000).explode()
+    texts = pl.repeat("A" * 1_000_000, 1500, eager=True).alias("request")
     frame = pl.DataFrame({"request": texts}).with_columns(label=pl.lit("ALLOW"))
     frame.write_parquet(path, compression="zstd", use_pyarrow=False, statistics=False)
     assert path.stat().st_size < 20_000_000
@@ -254,11 +254,10 @@ from pathlib import Path
 from so8t_engine.errors import DataError
 from so8t_engine.samples.readers import read_samples
 try:
-    result = read_samples(Path({str(path)!r}), limit=20000)
-    sys.exit(0 if len(result.samples) <= 3000 else 3)
+    result = read_samples(Path({str(path)!r}))
+    sys.exit(3)
 except DataError as error:
-    print(error)
-    sys.exit(0)
+    assert "more than 1 GiB of text" in str(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -313,7 +312,7 @@ def test_limit_makes_a_preview(tmp_path: Path) -> None:
     assert len(read(tmp_path, "x.jsonl", (GOOD + "\n") * 5000, limit=10).samples) == 10
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="RLIMIT_AS exists on POSIX only")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("name", ["x.jsonl", "x.csv", "x.json"])
 def test_one_huge_line_is_rejected_in_bounded_memory(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
@@ -331,13 +330,13 @@ def test_one_huge_line_is_rejected_in_bounded_memory(tmp_path: Path, name: str) 
         else:
             stream.write(b"\n" + (b"b,ALLOW\n" if name == "x.csv" else GOOD.encode() + b"\n"))
     code = f"""
-import resource
 from pathlib import Path
 from so8t_engine.samples.readers import read_samples
 result = read_samples(Path({str(path)!r}))
 assert len(result.samples) == 2, result
 assert len(result.rejected) >= 1, result
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+status = Path("/proc/self/status").read_text()
+print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -348,9 +347,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(junk=st.binary(max_size=400), name=st.sampled_from(["j.jsonl", "j.csv", "j.json", "j.txt"]))
-def test_junk_never_raises_anything_but_data_errors(
-    tmp_path: Path, junk: bytes, name: str
-) -> None:
+def test_junk_never_raises_anything_but_data_errors(tmp_path: Path, junk: bytes, name: str) -> None:
     try:
         result = read(tmp_path, name, junk)
     except DataError:
@@ -372,5 +369,3 @@ def test_every_line_is_a_sample_or_a_rejection(tmp_path: Path, kinds: list[str])
     assert len(result.samples) == kinds.count("good") + 1
     expected = [n for n, kind in enumerate(kinds, start=2) if kind not in ("good", "")]
     assert [r.line for r in result.rejected] == expected
-
-
