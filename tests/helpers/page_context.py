@@ -11,25 +11,16 @@ from so8t_studio.context import AppContext
 from so8t_studio.jobs.background import wait_for_background
 from so8t_studio.jobs.service import JobService
 from so8t_studio.jobs.telemetry import TelemetryService
+from so8t_studio.models.dataset_store import DatasetStore
 from so8t_studio.settings import Settings
 from so8t_studio.theme import Theme
-
-
-def _dataset_store():
-    try:
-        from so8t_studio.models.dataset_store import DatasetStore
-        return DatasetStore()
-    except ImportError:
-        class Stub:
-            modified=False
-            def load(self,p): pass
-        return Stub()
 
 
 @contextmanager
 def page_context(root: Path, scratch: Path, *, theme: str = "light") -> Iterator[AppContext]:
     """Open the workspace in ``root``; jobs log into ``scratch`` and end with the block."""
     workspace = Workspace.open(root)
+    dataset = DatasetStore()
     jobs = JobService(scratch / "logs")
     colours = Theme("light" if theme == "light" else "dark")
     colours.apply()
@@ -39,11 +30,12 @@ def page_context(root: Path, scratch: Path, *, theme: str = "light") -> Iterator
         colours,
         jobs,
         TelemetryService(log_dir=scratch / "logs"),
-        _dataset_store(),
+        dataset,
     )
     try:
         yield context
     finally:
         jobs.shutdown(10.0)
         wait_for_background()
+        dataset.close()
         workspace.close()

@@ -272,6 +272,8 @@ class RotationsPage(Page):
             if first:
                 self._on_largest_requested()
         self.stack.setCurrentIndex(2)
+        self.runs.show()
+        self.save.show()
         self.save.setEnabled(True)
 
     @Slot(object)
@@ -390,6 +392,8 @@ class RotationsPage(Page):
         self.empty.set_content(title, text, button)
         self.stack.setCurrentWidget(self.empty)
         self.save.setEnabled(False)
+        self.save.hide()
+        self.runs.setVisible(bool(self._choices))
         self.header.set_subtitle("")
 
     def _show_failure(self, failure: Failure) -> None:
