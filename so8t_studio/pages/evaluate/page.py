@@ -71,7 +71,7 @@ class EvaluatePage(Page):
 
     # -- construction ---------------------------------------------------------------------------
     def _build(self) -> None:
-        self.runs = self._choice("runChoice", self.tr("Run"), self.tr("The run to evaluate."), 250)
+        self.runs = self._choice("runChoice", self.tr("Run"), self.tr("The run to evaluate."), 266)
         self.runs.activated.connect(self._on_run_activated)
         self.evaluations = self._choice(
             "evaluationChoice", self.tr("Evaluation"), self.tr("The stored result to show."), 110
