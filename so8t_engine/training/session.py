@@ -151,7 +151,9 @@ class TrainingSession:
         held_out = encode_samples(validation, prompts)
         cut_short = sum(row.truncated for row in [*rows, *held_out])
         if cut_short:
-            emitter.log(f"{cut_short} requests are longer than max_tokens; their middle is left out.")
+            emitter.log(
+                f"{cut_short} requests are longer than max_tokens; their middle is left out."
+            )
         checkpointing = self._enable_checkpointing(model, base)
         model.share_head = not checkpointing
         shared, rows, held_out = self._with_prefix(base, model, prompts, rows, held_out)
