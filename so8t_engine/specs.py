@@ -120,7 +120,7 @@ class OptimSpec(_Spec):
     accumulation: Annotated[PositiveInt, Meta(description="Forward passes per step.")] = 1
     lr_lora: Annotated[float, Meta(gt=0, description="Learning rate of the LoRA matrices.")] = 2e-4
     lr_gates: Annotated[float, Meta(gt=0, description="Learning rate of the generators.")] = 2e-3
-    lr_head: Annotated[float, Meta(gt=0, description="Learning rate of the safety head.")] = 1e-3
+    lr_head: Annotated[float, Meta(gt=0, description="Learning rate of the safety head.")] = 5e-3
     weight_decay: Annotated[NonNegative, Meta(description="Decoupled decay of LoRA and head.")] = (
         0.01
     )

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import signal
 import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -171,6 +173,17 @@ def utf8_console() -> None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
+def quiet_libraries() -> None:
+    """Keep libraries off the network, and keep notices that no user can act on out of the log."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # An optional CPU kernel package of bitsandbytes; nothing here needs it.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # transformers asks itself by a name that it deprecates.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+
+
 def run_job(
     job_id: str,
     body: Callable[[Job], str],
@@ -187,6 +200,7 @@ def run_job(
     other exception becomes exit code 70 with its traceback as details. With ``events`` the wire
     protocol runs on fd 1 and stdin.
     """
+    quiet_libraries()
     control = control or Control()
     all_sinks = list(sinks or [])
     if events:

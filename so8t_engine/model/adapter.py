@@ -49,7 +49,10 @@ def save_adapter(model: PersonaModel, folder: Path, header: AdapterHeader, *, st
         _save_lora(model, folder / "lora")
     if model.gates is not None:
         save_bank(model.gates, folder / "gates.safetensors", step=step)
-    head = {"safety_head.weight": model.safety_head.weight.detach().cpu().clone()}
+    head = {
+        "safety_head.weight": model.safety_head.weight.detach().cpu().clone(),
+        "safety_head.scale": model.safety_head.scale.detach().cpu().clone(),
+    }
     write_with(
         folder / "head.safetensors",
         lambda name: save_file(head, name, metadata={"labels": ",".join(header.labels)}),
@@ -106,9 +109,10 @@ def load_adapter(model: PersonaModel, folder: Path) -> None:
             if stored.names != model.gates.names or stored.sharing != model.gates.sharing:
                 raise ValueError("the gates belong to other layers")
             model.gates.load_state_dict(stored.state_dict())
-        head = load_file(folder / "head.safetensors")["safety_head.weight"]
+        head = load_file(folder / "head.safetensors")
         with torch.no_grad():
-            model.safety_head.weight.copy_(head)
+            model.safety_head.weight.copy_(head["safety_head.weight"])
+            model.safety_head.scale.copy_(head["safety_head.scale"])
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise WorkspaceError(
             f"The weights in {folder.name} cannot be loaded: {error}.",

@@ -26,12 +26,24 @@ from so8t_engine.specs import LoraSpec, ModelSpec
 
 
 class SafetyHead(nn.Module):
-    """Three rows without bias that read ``R_safe x``; float32 always, like the generators."""
+    """Three rows without bias that read ``R_safe x``; float32 always, like the generators.
 
-    def __init__(self, hidden_size: int) -> None:
+    ``logits = scale · W x`` with the constant ``scale = 1 / (√D · rms)``, where ``rms`` is that of
+    the final norm's weight, and so about that of ``x``. Learning rates then mean the same whatever
+    the width and the scale of the base model. The rows of an exported model are ``scale · W``.
+    """
+
+    scale: Tensor
+
+    def __init__(self, hidden_size: int, rms: float = 1.0) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(len(LABELS), hidden_size, dtype=torch.float32))
-        nn.init.normal_(self.weight, std=hidden_size**-0.5)
+        nn.init.normal_(self.weight, std=0.1)
+        self.register_buffer("scale", torch.tensor(1.0 / (hidden_size**0.5 * rms)))
+
+    def rows(self) -> Tensor:
+        """Return the plain verdict rows ``scale · W``, ``[3, D]`` float32."""
+        return self.weight.detach() * self.scale
 
     def _apply(self, fn: Any, recurse: bool = True) -> SafetyHead:
         def keep_float32(tensor: Tensor) -> Tensor:
@@ -44,7 +56,7 @@ class SafetyHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the verdict logits ``[..., 3]`` in float32 for ``x`` ``[..., D]``."""
         with torch.autocast(device_type=x.device.type, enabled=False):
-            return nn.functional.linear(x.float(), self.weight)
+            return nn.functional.linear(x.float(), self.weight) * self.scale
 
 
 class PassThrough(nn.Module):
@@ -122,7 +134,8 @@ class PersonaModel(nn.Module):
         if spec.gates:
             names = [f"layers.{index}" for index in self.layers] + [HEAD]
             self.gates = GateBank(names, config.hidden_size, spec.sharing)
-        self.safety_head = SafetyHead(config.hidden_size)
+        norm = base.model.model.norm.weight.detach().float()
+        self.safety_head = SafetyHead(config.hidden_size, float(norm.pow(2).mean().sqrt()))
         # A plain list, so that `.to(device)` on the model leaves the dropped layers where they are.
         self._prefix_store: list[nn.Module] | None = None
         self.share_head = True

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -27,7 +28,10 @@ from so8t_engine.training.checkpoints import prune, set_best, write_checkpoint
 from so8t_engine.training.data import EncodedSample
 from so8t_engine.training.trainer import PersonaTrainer
 from so8t_engine.verdict import OperatingPoint, probabilities
+from so8t_engine.workspace.atomic import write_bytes
 from so8t_engine.workspace.runs import RunState, RunStore
+
+REPORTER = "reporter.json"
 
 
 @dataclass
@@ -66,6 +70,13 @@ class Reporter(TrainerCallback):
         self._last_saved_state = 0.0
         self._last_step_end = 0.0
         self._evaluated_at = -1
+
+    def restore(self, checkpoint: Path) -> None:
+        """Take up the best result so far from a checkpoint."""
+        best, self.best_recall = msgspec.json.decode(
+            (checkpoint / REPORTER).read_bytes(), type=tuple[tuple[float, float] | None, float]
+        )
+        self.best = best
 
     # -- callbacks -----------------------------------------------------------------------------
 
@@ -231,6 +242,7 @@ class Reporter(TrainerCallback):
         def fill(folder: Path) -> None:
             save_adapter(parts.model, folder, parts.header, step=step)
             trainer.save_progress(folder)
+            write_bytes(folder / REPORTER, msgspec.json.encode([self.best, self.best_recall]))
 
         folder = write_checkpoint(parts.run, step, total, reason, fill)
         prune(parts.run, parts.schedule.keep_checkpoints)

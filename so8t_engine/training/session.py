@@ -108,6 +108,8 @@ class TrainingSession:
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(reporter)
         reporter.trainer = trainer
+        if checkpoint is not None:
+            reporter.restore(checkpoint)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         return self._conclude(reporter, trainer.state.global_step, steps)
 
@@ -289,7 +291,7 @@ class TrainingSession:
                 run_dir=str(self.run_store.root),
                 versions={
                     "so8t": so8t_engine.__version__,
-                    "torch": torch.__version__,
+                    "torch": str(torch.__version__),
                     "transformers": transformers.__version__,
                     "peft": peft.__version__,
                     "accelerate": accelerate.__version__,

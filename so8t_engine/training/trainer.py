@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,7 +83,7 @@ class PersonaTrainer(Trainer):
         self, epoch_iterator: Iterator[TrainBatch], num_batches: int, device: torch.device
     ) -> tuple[list[TrainBatch], None]:
         """Fetch the micro-batches of a step and count its samples over all processes."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        batches = list(itertools.islice(epoch_iterator, num_batches))
         count = torch.tensor(sum(len(batch) for batch in batches), device=device)
         if self.args.world_size > 1:
             dist.all_reduce(count)
@@ -209,6 +210,10 @@ class PersonaTrainer(Trainer):
         """Return the loss parts of the step that just ended, and start anew."""
         parts, self.parts = self.parts, {}
         return parts
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Operations are not counted."""
+        return 0
 
     # -- optimizer -----------------------------------------------------------------------------
 
