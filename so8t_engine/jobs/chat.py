@@ -56,11 +56,6 @@ class Ask(Struct, frozen=True, kw_only=True):
     max_new_tokens: int = MAX_NEW_TOKENS
 
 
-def reply_question(question: Question, text: str) -> Question:
-    """Return the request together with its answer, as it is judged again."""
-    return Question(request=f"{question.request}\n\n{text}", context=question.context)
-
-
 class ChatSession:
     """Answers questions one after the other; models are loaded when an arm is first asked.
 
@@ -129,11 +124,9 @@ class ChatSession:
             return
         self._send("decision", ask.id, arm, verdict=verdict)
         if verdict.label is Label.ALLOW and ask.reply:
-            self._reply(ask, arm, decider, question, stop)
+            self._reply(ask, arm, decider, stop)
 
-    def _reply(
-        self, ask: Ask, arm: str, decider: Any, question: Question, stop: Callable[[], bool]
-    ) -> None:
+    def _reply(self, ask: Ask, arm: str, decider: Any, stop: Callable[[], bool]) -> None:
         started = time.perf_counter()
         pieces: list[str] = []
         failure = ""
@@ -155,7 +148,8 @@ class ChatSession:
             verdict = escalate_because("The model gave no reply.")
         else:
             point = self._persona.info.point
-            verdict = judge(decider, [reply_question(question, text)], point)[0]
+            again = Question(decider.reply_request(ask.request, text), context=ask.context)
+            verdict = judge(decider, [again], point)[0]
         seconds = time.perf_counter() - started
         self._send("reply", ask.id, arm, text=text, seconds=seconds, verdict=verdict)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from so8t_engine.errors import SpecError, WorkspaceError
 from so8t_engine.events import Progress, Result
-from so8t_engine.jobs.runtime import Job, run_job
+from so8t_engine.jobs.runtime import Job, Sink, run_job
 from so8t_engine.rotations.analysis import BlockView, Recording, Timeline
 from so8t_engine.workspace.atomic import write_with
 from so8t_engine.workspace.runs import RunStore
@@ -146,6 +147,7 @@ def run(
     strength: float = 1.0,
     stretch: bool = False,
     events: bool = False,
+    sinks: Sequence[Sink] = (),
 ) -> int:
     """Draw the rotations of one block as a job and return the exit code.
 
@@ -187,4 +189,4 @@ def run(
         job.emitter.emit(Result(name="figure", data=data))
         return f"The figure is in {out}."
 
-    return run_job("figure", body, events=events)
+    return run_job("figure", body, events=events, sinks=list(sinks))
