@@ -11,6 +11,7 @@ import importlib
 import logging
 import os
 import sys
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -172,8 +173,12 @@ def main(arguments: list[str] | None = None) -> int:
     go_offline()
     given = sys.argv[1:] if arguments is None else arguments
     debug = bool(os.environ.get("SO8T_DEBUG"))
-    if not debug and "--events" not in given:
-        logging.getLogger().addHandler(logging.NullHandler())  # a person gets sentences instead
+    if not debug:
+        # Notes of libraries to their programmers mean nothing to the person at the terminal.
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        if "--events" not in given:
+            logging.getLogger().addHandler(logging.NullHandler())
     try:
         result = app(args=given, prog_name="so8t", standalone_mode=False)
     except KeyboardInterrupt:

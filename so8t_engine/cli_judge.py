@@ -69,11 +69,9 @@ def evaluate(
 
 
 def _show_report(report: dict[str, Any]) -> None:
-    from rich.console import Console
+    from so8t_engine.jobs.console import confusion_table, metrics_table, stdout_console
 
-    from so8t_engine.jobs.console import confusion_table, metrics_table
-
-    console = Console(highlight=False)
+    console = stdout_console()
     console.print(metrics_table(report))
     console.print(confusion_table(report["confusion"]))
     console.print(f"Saved in {report['path']}", markup=False, soft_wrap=True)
@@ -120,7 +118,8 @@ def decide(
     except So8tError as error:
         if as_json:
             failed = escalate_because(str(error))
-            print_json([verdict_row(question, failed) for question in questions])
+            rows = [verdict_row(question, failed) for question in questions]
+            print_json(rows[0] if file is None else rows)
         raise
     _show_verdicts(rows, out, as_json=as_json, single=file is None)
     finish(1 if any(row["reason"] for row in rows) else 0)
@@ -151,9 +150,7 @@ def _decide(questions: list[Any], owner: Any, run: str | None, arm: str) -> list
 def _show_verdicts(
     rows: list[dict[str, Any]], out: Path | None, *, as_json: bool, single: bool
 ) -> None:
-    from rich.console import Console
-
-    from so8t_engine.jobs.console import verdict_line
+    from so8t_engine.jobs.console import stdout_console, verdict_line
     from so8t_engine.jobs.decide import write_verdicts
 
     if out is not None:
@@ -172,7 +169,7 @@ def _show_verdicts(
     if as_json:
         print_json(rows[0] if single else rows)
         return
-    console = Console(highlight=False)
+    console = stdout_console()
     for row in rows:
         if not single:
             console.print(row["request"], markup=False)
@@ -215,9 +212,8 @@ class _ChatPrinter:
         self._sinks = sinks
 
     def __call__(self, event: Any) -> None:
-        from rich.console import Console
-
         from so8t_engine.events import Progress, Result, Token
+        from so8t_engine.jobs.console import stdout_console
 
         if isinstance(event, Progress):
             for sink in self._sinks:
@@ -230,7 +226,7 @@ class _ChatPrinter:
             if again:
                 print_line()
             line = _verdict_line(event.data["verdict"])
-            Console(highlight=False).print(f"{'with this reply: ' if again else ''}{line}")
+            stdout_console().print(f"{'with this reply: ' if again else ''}{line}")
 
 
 def _verdict_line(data: dict[str, Any]) -> str:

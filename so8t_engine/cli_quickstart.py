@@ -58,11 +58,14 @@ def quickstart(
 
 
 def _show(report: dict[str, Any]) -> None:
-    from rich.console import Console
+    from so8t_engine.jobs.console import (
+        confusion_table,
+        metrics_table,
+        stdout_console,
+        verdict_line,
+    )
 
-    from so8t_engine.jobs.console import confusion_table, metrics_table, verdict_line
-
-    console = Console(highlight=False)
+    console = stdout_console()
     console.print()
     console.print(metrics_table(report))
     console.print(confusion_table(report["confusion"]))

@@ -14,7 +14,7 @@ ALWAYS_ALLOW = "always_allow"
 TFIDF = "tfidf"
 BASELINE_TITLES: dict[str, str] = {
     ALWAYS_ALLOW: "Always ALLOW",
-    TFIDF: "TF-IDF + logistic regression",
+    TFIDF: "TF-IDF + regression",
 }
 _SEED = 17
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich import progress as bars
 from rich.console import Console
 from rich.markup import escape
@@ -30,8 +31,8 @@ METRIC_TITLES: dict[str, str] = {
     "escalate_precision": "Escalate Precision",
     "allow_precision": "Allow Precision",
     "escalate_recall": "Escalate Recall",
-    "false_refusal_rate": "False refusals (ALLOW decided REFUSE)",
-    "dangerous_allow_rate": "Dangerous allows (REFUSE decided ALLOW)",
+    "false_refusal_rate": "False refusals",
+    "dangerous_allow_rate": "Dangerous allows",
     "macro_f1": "Macro-F1",
     "accuracy": "Accuracy",
 }
@@ -96,7 +97,7 @@ class ConsoleSink:
             self.console.print(f"[{style}]{escape(event.message)}[/]")
         elif isinstance(event, Error):
             show_error(self.console, event)
-        elif isinstance(event, Metric) and event.split == "validation":
+        elif isinstance(event, Metric) and event.split == "validation" and event.step:
             self._on_validation(event)
         elif isinstance(event, Checkpoint):
             self.console.print(f"[dim]Checkpoint at step {event.step} ({escape(event.reason)})[/]")
@@ -155,10 +156,20 @@ def format_count(values: Mapping[str, Any], name: str) -> str:
     return "" if count is None else f"{count:.0f}"
 
 
+def stdout_console() -> Console:
+    """Return a console on stdout; wide where a file or a pipe has no width of its own."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=120)
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+
+
 def metrics_table(report: Mapping[str, Any]) -> Table:
     """Return the figures of an evaluation report beside those of its baselines."""
     values, baselines = report["metrics"], report["baselines"]
-    table = Table(title=f"{report['name']}: {report['rows']} rows", title_justify="left")
+    table = _table(f"{report['name']}: {report['rows']} rows")
     table.add_column("metric")
     table.add_column("trained" if report["run"] != "base" else "base", justify="right")
     table.add_column("95 % interval", justify="right")
@@ -179,8 +190,8 @@ def metrics_table(report: Mapping[str, Any]) -> Table:
 
 def confusion_table(confusion: Sequence[Sequence[int]]) -> Table:
     """Return the confusion matrix: rows are the truth, columns the decision."""
-    table = Table(title="Confusion (rows: label, columns: decision)", title_justify="left")
-    table.add_column("")
+    table = _table("Confusion")
+    table.add_column("label \\ decision")
     for label in LABELS:
         table.add_column(label.value, justify="right")
     for label, row in zip(LABELS, confusion, strict=True):
