@@ -76,7 +76,9 @@ def iter_document(path: Path, encoding: str, progress: Progress | None = None) -
             head = stream.read(1)
         if head == "[":
             with path.open("rb") as again:
-                yield from _array(again, encoding, progress)
+                # Kept here: a wrapper that is dropped before its file is closed warns.
+                window = _Window(again, encoding, progress)
+                yield from _array(window)
             return
     yield from _wrapped(path, encoding)
 
@@ -153,9 +155,8 @@ class _Window:
         self.position = match.end()
 
 
-def _array(binary: BinaryIO, encoding: str, progress: Progress | None) -> Iterator[JsonRow]:
+def _array(window: _Window) -> Iterator[JsonRow]:
     decoder = json.JSONDecoder()
-    window = _Window(binary, encoding, progress)
     window.more()
     window.position = window.text.index("[") + 1
     while True:

@@ -228,7 +228,11 @@ def test_verdict_files(tmp_path: Path) -> None:
         ("a.txt", "one\n\n  two \n".encode("utf-8-sig"), [("one", ""), ("two", "")]),
         ("a.jsonl", b'{"prompt": "one", "context": "c"}\n{"x": 1}\n', [("one", "c")]),
         ("a.json", '[{"request": "一"}, "二"]'.encode(), [("一", ""), ("二", "")]),
-        ("a.csv", "request;context\n領収書;経理\n".encode("cp932"), [("領収書", "経理")]),
+        (
+            "a.csv",
+            "request;context\n領収書を再発行してください;経理部\n".encode("cp932"),
+            [("領収書を再発行してください", "経理部")],
+        ),
         ("a.tsv", "request\tlabel\nx\tALLOW\n".encode("utf-16"), [("x", "")]),
     ],
 )
