@@ -93,8 +93,7 @@ def test_every_dtype_pairing_steps(
         base = load_tiny(tiny_base("qwen3"), base_dtype)
     model = disturb(build(base), size=0.05)
     if checkpointing:
-        model.causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
-        model.share_head = False
+        model.recompute_activations()
     batch = token_batch(ROWS, SHARED)
     seen: list[torch.dtype] = []
     for layer in model.layers:
@@ -143,7 +142,7 @@ def test_recomputation_changes_no_gradient(tiny_base: Bases) -> None:
     model = disturb(build(base))
     model.share_head = False
     plain = gradients(model, batch)
-    model.causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
+    model.recompute_activations()
     again = gradients(model, batch)
     assert plain.keys() == again.keys()
     for name, gradient in plain.items():
@@ -229,7 +228,7 @@ def test_dropped_layers_leave_the_model(tiny_base: Bases) -> None:
 
 
 def test_width_that_is_no_multiple_of_eight_is_refused(tmp_path: Path) -> None:
-    folder = save_tiny_base(tmp_path, "llama", hidden_size=60)
+    folder = save_tiny_base(tmp_path, "llama", hidden_size=60, head_dim=16)
     with pytest.raises(BaseModelError, match="60 of this base model is not a multiple of 8"):
         load_base(folder, device="cpu")
 
