@@ -50,7 +50,7 @@ class EditCommand(QUndoCommand):
         """Return the number by which Qt finds commands that may merge; -1 never merges."""
         return _MERGE_ID if self.merge_key else -1
 
-    def mergeWith(self, other: QUndoCommand) -> bool:  
+    def mergeWith(self, other: QUndoCommand) -> bool:
         """Swallow the next command if it goes on typing in the same field."""
         if not isinstance(other, EditCommand) or other.merge_key != self.merge_key:
             return False
