@@ -130,7 +130,7 @@ def test_wrong_rows_lead_to_the_dataset(qtbot: QtBot, context: AppContext, run: 
     with qtbot.waitSignal(context.navigation_requested) as signal:
         qtbot.keyClick(page.tabs.wrong_table, Qt.Key.Key_Return)
     wanted = first.data.row.id  # type: ignore[attr-defined]
-    assert signal.args == [Navigation("dataset", wanted)]
+    assert signal.args == [Navigation("dataset", f"id:{wanted}")]
     assert context.dataset.sample(wanted) is not None
 
 

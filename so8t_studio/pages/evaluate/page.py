@@ -59,6 +59,7 @@ class EvaluatePage(Page):
         self._baselines: dict[str, Metrics] = {}
         self._wanted: tuple[str, str] = ("", "")
         self._open_key: tuple[str, str, float] | None = None
+        self._pending = ""
         self._stale = True
         self._build()
         context.persona_changed.connect(self._on_persona_changed)
@@ -163,7 +164,8 @@ class EvaluatePage(Page):
     def open_payload(self, payload: object) -> None:
         """Show a run (session id), or start its evaluation for ``("start", data)``."""
         if isinstance(payload, tuple) and len(payload) == 2 and payload[0] == "start":
-            self.start_evaluation(str(payload[1]))
+            self._pending = str(payload[1])
+            self._reload()
         elif isinstance(payload, str) and payload:
             self._wanted = (payload, "")
             self._reload()
@@ -214,6 +216,9 @@ class EvaluatePage(Page):
             )
             return
         self._show_entry(entry)
+        if self._pending and not self.job_bar.active:
+            data, self._pending = self._pending, ""
+            self.start_evaluation(data)
 
     def _entry(self, run_id: str) -> RunEntry | None:
         return next((entry for entry in self._entries if entry.id == run_id), None)
@@ -444,7 +449,7 @@ class EvaluatePage(Page):
                 self.tr("This row is not in the persona's dataset; it comes from a test file."),
             )
             return
-        self.context.navigate("dataset", sample_id)
+        self.context.navigate("dataset", f"id:{sample_id}")
 
     @Slot()
     def _on_report_clicked(self) -> None:
