@@ -75,7 +75,7 @@ class EvaluatePage(Page):
         self.runs = self._choice("runChoice", self.tr("Run"), self.tr("The run to evaluate."), 266)
         self.runs.activated.connect(self._on_run_activated)
         self.evaluations = self._choice(
-            "evaluationChoice", self.tr("Evaluation"), self.tr("The stored result to show."), 110
+            "evaluationChoice", self.tr("Evaluation"), self.tr("The stored result to show."), 130
         )
         self.evaluations.activated.connect(self._on_evaluation_activated)
         self.report = QPushButton(self.tr("Report…"))

@@ -74,7 +74,7 @@ class RotationsPage(Page):
         self.runs.setObjectName("runChoice")
         self.runs.setAccessibleName(self.tr("Run"))
         self.runs.setToolTip(self.tr("The run whose rotations are shown."))
-        self.runs.setMinimumWidth(240)
+        self.runs.setMinimumWidth(310)
         self.runs.activated.connect(self._on_run_activated)
         self.header.add_action(self.runs)
         self.save = QPushButton(self.tr("Save figure…"))
