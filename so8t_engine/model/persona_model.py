@@ -70,7 +70,9 @@ class PassThrough(nn.Module):
         super().__init__()
         self.layer_idx = layer_idx
 
-    def forward(self, hidden_states: Tensor, *_: Any, past_key_values: Any = None, **__: Any) -> Tensor:
+    def forward(
+        self, hidden_states: Tensor, *_: Any, past_key_values: Any = None, **__: Any
+    ) -> Tensor:
         """Return ``hidden_states`` ``[B, T, D]`` as they are."""
         if past_key_values is not None:
             batch, length = hidden_states.shape[:2]

@@ -155,7 +155,9 @@ class GateBank(nn.Module):
     def collected_everywhere(self) -> dict[str, Tensor]:
         """Return booked gradients for a reduction in place, zeros where this process has none."""
         for key, leaf in (
-            ("verdict", self._product), ("task", self._product), ("head", self._head_safe)
+            ("verdict", self._product),
+            ("task", self._product),
+            ("head", self._head_safe),
         ):
             if self._collected[key] is None and leaf is not None:
                 self._collected[key] = torch.zeros_like(leaf)

@@ -151,7 +151,9 @@ class TrainingSession:
         held_out = encode_samples(validation, prompts)
         cut_short = sum(row.truncated for row in [*rows, *held_out])
         if cut_short:
-            emitter.log(f"{cut_short} requests are longer than max_tokens; their middle is left out.")
+            emitter.log(
+                f"{cut_short} requests are longer than max_tokens; their middle is left out."
+            )
         wanted = spec.model.gradient_checkpointing
         if wanted == "on" or (wanted == "auto" and base.device.type == "cuda"):
             model.recompute_activations()
