@@ -195,6 +195,12 @@ class TrainingSession:
             )
         spec = self.spec.loss
         texts = any(getattr(sample, spec.task_target) for sample in train)
+        if not (spec.w_verdict or spec.w_danger or (spec.w_task and texts)):
+            raise DataError(
+                "With these loss weights nothing would be learned.",
+                why=f"The verdict loss is off and no training sample has a {spec.task_target}.",
+                next_step="Raise w_verdict, or add replies and raise w_task.",
+            )
         if spec.w_task and not texts:
             self.job.emitter.log(
                 f"No sample has a {spec.task_target}, so R_cmd stays the identity.", "warning"
