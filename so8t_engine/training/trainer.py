@@ -326,7 +326,9 @@ class PersonaTrainer(Trainer):
         assert self.optimizer is not None and self.lr_scheduler is not None
         folder = Path(checkpoint)
         self.optimizer.load_state_dict(load_tree(folder / OPTIMIZER))
-        self.lr_scheduler.load_state_dict(load_tree(folder / SCHEDULER))
+        schedule = load_tree(folder / SCHEDULER)
+        schedule["lr_lambdas"] = [None] * len(schedule["base_lrs"])  # made anew from the spec
+        self.lr_scheduler.load_state_dict(schedule)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
