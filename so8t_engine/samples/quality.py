@@ -1,4 +1,4 @@
-"""What is wrong with a dataset, with the rows concerned and a fix where there is one (torch-free)."""
+"""What is wrong with a dataset: the rows concerned, and a fix where there is one (torch-free)."""
 
 from __future__ import annotations
 

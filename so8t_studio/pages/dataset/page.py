@@ -20,7 +20,6 @@ from PySide6.QtWidgets import (
 from so8t_engine.labels import LABELS, Label
 from so8t_engine.samples.query import QueryError, parse_query
 from so8t_engine.samples.schema import Sample
-from so8t_studio.commands.dataset import relabel
 from so8t_studio.context import AppContext
 from so8t_studio.models.dataset_store import DatasetChange
 from so8t_studio.models.sample_table import SampleTableModel
@@ -394,9 +393,9 @@ class DatasetPage(Page):
     def _on_label_key_pressed(self, label: Label) -> None:
         """Label and move on, also when the filter makes the row disappear."""
         following = next_after_label(self.table, self.model)
-        if relabel(self._store, self.target_ids(), label) or following:
-            if following:
-                self.table.go_to(following)
+        self.operations.relabel(label)
+        if following:
+            self.table.go_to(following)
 
     @Slot()
     def _on_label_action(self) -> None:

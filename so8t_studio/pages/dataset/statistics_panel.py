@@ -132,7 +132,7 @@ class StatisticsPanel(QScrollArea):
                 median=f"{found.median:,.0f}",
                 p95=f"{found.p95:,.0f}",
                 longest=f"{found.longest:,}",
-            )  # fmt: skip
+            )
         )
 
     @Slot(str)
