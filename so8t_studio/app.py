@@ -47,7 +47,7 @@ def make_application() -> QApplication:
     return app
 
 
-def _dataset_store() -> Any:
+def make_dataset_store() -> Any:
     if importlib.util.find_spec("so8t_studio.models") is None:
         from PySide6.QtCore import QObject
 
@@ -93,7 +93,7 @@ def build_context(root: Path | None, persona: str | None = None) -> AppContext:
         theme=theme,
         jobs=JobService(patience=patience),
         telemetry=TelemetryService(),
-        dataset=_dataset_store(),
+        dataset=make_dataset_store(),
     )
 
 
