@@ -304,7 +304,7 @@ def fix_rows(store: DatasetStore, kind: str, ids: Sequence[str]) -> bool:
     if kind == "duplicate":
         rows = [store.rows.rows[store.rows.index(one)] for one in ids]
         edit = store.rows.removal(surplus_duplicates(rows))
-        title = _tr("Delete {rows} that repeat others")
+        title = _tr("Delete repetitions ({rows})")
         return push(store, title.format(rows=rows_text(len(edit.removed))), edit)
     edit = _change(store, ids, lambda sample: fix(sample, kind))
     titles = {
