@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from so8t_engine.errors import SpecError, WorkspaceError
 from so8t_engine.events import Progress, Result
-from so8t_engine.jobs.runtime import Job, run_job
+from so8t_engine.jobs.runtime import Job, Sink, run_job
 from so8t_engine.rotations.analysis import BlockView, Recording, Timeline
 from so8t_engine.workspace.atomic import write_with
 from so8t_engine.workspace.runs import RunStore
@@ -41,19 +42,6 @@ def angles_sentence(view: BlockView) -> str:
     return "Principal angles  " + "   ".join(parts)
 
 
-def colour_limit(view: BlockView, *, stretch: bool) -> float:
-    """Return the end of the colour scale that all four matrices share.
-
-    ±1 shows rotations as they are; stretched, it is the largest entry off the diagonal, so that
-    the small turns of a lightly trained gate can be seen (the diagonal then saturates).
-    """
-    if not stretch:
-        return 1.0
-    off = ~np.eye(len(view.safe), dtype=bool)
-    matrices = (view.safe, view.cmd, view.product, view.commutator)
-    return max(1e-6, *(float(np.abs(matrix[off]).max()) for matrix in matrices))
-
-
 def draw_rotations(
     recording: Recording,
     gate: str,
@@ -75,7 +63,7 @@ def draw_rotations(
     figure = Figure(figsize=(12.0, 3.9), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 4)
-    limit = colour_limit(view, stretch=stretch)
+    limit = view.colour_limit(stretch=stretch)
     first, last = recording.channels(block)
     ticks = list(range(8))
     names = [str(channel) for channel in range(first, last + 1)]
@@ -146,6 +134,7 @@ def run(
     strength: float = 1.0,
     stretch: bool = False,
     events: bool = False,
+    sinks: Sequence[Sink] = (),
 ) -> int:
     """Draw the rotations of one block as a job and return the exit code.
 
@@ -187,4 +176,4 @@ def run(
         job.emitter.emit(Result(name="figure", data=data))
         return f"The figure is in {out}."
 
-    return run_job("figure", body, events=events)
+    return run_job("figure", body, events=events, sinks=list(sinks))

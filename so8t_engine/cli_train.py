@@ -1,0 +1,168 @@
+"""``so8t train``."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from so8t_engine.cli_common import (
+    EventsOption,
+    JsonOption,
+    PersonaOption,
+    WorkspaceOption,
+    apply_settings,
+    console_sinks,
+    finish,
+    persona_of,
+    print_json,
+    print_line,
+)
+from so8t_engine.errors import SpecError, WorkspaceError
+from so8t_engine.specs import PRESETS, TrainSpec, encode_spec, load_spec, preset
+
+if TYPE_CHECKING:
+    from so8t_engine.workspace.personas import Persona
+    from so8t_engine.workspace.runs import RunStore
+
+
+def train(
+    workspace: WorkspaceOption = None,
+    persona: PersonaOption = None,
+    spec: Annotated[Path | None, typer.Option(help="A specification file (JSON).")] = None,
+    preset_name: Annotated[
+        str | None, typer.Option("--preset", help=f"One of: {', '.join(PRESETS)}.")
+    ] = None,
+    resume: Annotated[
+        str | None, typer.Option(help="Continue this run from its last checkpoint.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change one setting, e.g. --set optim.epochs=3."),
+    ] = None,
+    show_spec: Annotated[
+        bool, typer.Option("--show-spec", help="Print the specification and end.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything and say what would be done.")
+    ] = False,
+    events: EventsOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a persona from a preset or a specification, or resume a run.
+
+    Ctrl-C finishes the step, saves a checkpoint and ends; --resume goes on from there.
+    """
+    if sum(choice is not None for choice in (spec, preset_name, resume)) > 1:
+        raise SpecError("--spec, --preset and --resume exclude each other.")
+    if resume is not None and (settings or show_spec):
+        raise SpecError(
+            "A resumed run keeps its own specification.",
+            next_step="Leave --set and --show-spec out, or start a new run.",
+        )
+    chosen = apply_settings(
+        load_spec(spec) if spec is not None else preset(preset_name or "balanced"), settings or []
+    )
+    if show_spec:
+        sys.stdout.write(encode_spec(chosen).decode())
+        return
+    owner = persona_of(workspace, persona)
+    store = _run_to_resume(owner, resume) if resume is not None else None
+    if spec is None and store is None and not _sets_base(settings or []):
+        chosen = msgspec.structs.replace(chosen, base_model=owner.info.base_model)
+    if dry_run:
+        _show_plan(plan(store.spec() if store is not None else chosen, owner), as_json=as_json)
+        return
+    from so8t_engine.jobs.train import run
+
+    with console_sinks(events) as sinks:
+        code, finished = run(chosen, owner, events=events, resume=store, sinks=sinks)
+    if finished is not None and not events:
+        _show_outcome(finished, as_json=as_json)
+    finish(code)
+
+
+def _sets_base(settings: list[str]) -> bool:
+    return any(setting.partition("=")[0].strip() == "base_model" for setting in settings)
+
+
+def _run_to_resume(persona: Persona, run_id: str) -> RunStore:
+    found = next((run for run in persona.runs() if run.id == run_id), None)
+    if found is None:
+        known = ", ".join(run.id for run in persona.runs()[:5])
+        raise WorkspaceError(
+            f"The persona {persona.slug} has no run {run_id!r}.",
+            next_step=f"Use one of: {known}." if known else "Start a new run.",
+        )
+    return found
+
+
+def plan(spec: TrainSpec, persona: Persona) -> dict[str, Any]:
+    """Return what a run would do, after checking data and base model; nothing is written.
+
+    Raises:
+        So8tError: for the first thing that would stop the run.
+    """
+    from so8t_engine.jobs.train import gather_samples
+    from so8t_engine.model.base_cache import resolve_base
+
+    base = resolve_base(spec.base_model)
+    samples = gather_samples(spec, persona)
+    train_rows = [sample for sample in samples if sample.split == "train"]
+    batch = spec.optim.batch_size * spec.optim.accumulation
+    steps = math.ceil(len(train_rows) * spec.optim.epochs / batch)
+    if spec.optim.max_steps:
+        steps = min(steps, spec.optim.max_steps)
+    counts = {
+        split: {
+            label: sum(s.split == split and s.label.value == label for s in samples)
+            for label in ("ALLOW", "ESCALATE", "REFUSE")
+        }
+        for split in ("train", "validation", "test")
+    }
+    return {
+        "persona": persona.slug,
+        "base_model": spec.base_model,
+        "base_path": str(base),
+        "rows": counts,
+        "steps": steps,
+        "spec": msgspec.to_builtins(spec),
+    }
+
+
+def _show_plan(found: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+        return
+    print_line(f"persona     {found['persona']}")
+    print_line(f"base model  {found['base_model']} ({found['base_path']})")
+    for split, labels in found["rows"].items():
+        parts = ", ".join(f"{label} {count}" for label, count in labels.items())
+        print_line(f"{split:<11} {sum(labels.values())} rows ({parts})")
+    print_line(f"steps       about {found['steps']}")
+    print_line("Nothing was started.")
+
+
+def _show_outcome(store: RunStore, *, as_json: bool) -> None:
+    state = store.state()
+    best = store.best_checkpoint()
+    if as_json:
+        print_json(
+            {
+                "run": store.id,
+                "path": str(store.root),
+                "state": state.state,
+                "message": state.message,
+                "step": state.step,
+                "total_steps": state.total_steps,
+                "checkpoint": best.name if best is not None else "",
+                "metrics": state.metrics,
+            }
+        )
+        return
+    print_line(f"Run {store.id}: {state.state}. {state.message}")
+    print_line(f"Folder: {store.root}")
