@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from so8t_engine.workspace.workspace import Workspace
-from so8t_studio.app import close_context, make_dataset_store
+from so8t_studio.app import close_context
 from so8t_studio.context import AppContext
 from so8t_studio.jobs.service import JobService
 from so8t_studio.jobs.telemetry import TelemetryService
 from so8t_studio.jobs.worker import Patience
+from so8t_studio.models.dataset_store import DatasetStore
 from so8t_studio.settings import Settings
 from so8t_studio.theme import Theme
 
@@ -39,7 +40,7 @@ def make_context(root: Path, *, starter: bool = True, patience: Patience | None 
         theme=theme,
         jobs=JobService(log_dir=root.parent / "logs", patience=patience or quick, command=command),
         telemetry=TelemetryService(log_dir=root.parent / "logs"),
-        dataset=make_dataset_store(),
+        dataset=DatasetStore(),
     )
     personas = workspace.personas()
     if personas:

@@ -132,8 +132,8 @@ def device_check(
     """Say where it trains and about how long that takes."""
     gpus = reading.gpus if reading is not None else ()
     rows = len(samples) * (1 - spec.data.validation_fraction) * spec.optim.epochs
-    if spec.data.max_train_samples:
-        rows = min(rows, spec.data.max_train_samples * spec.optim.epochs)
+    if spec.data.limit:
+        rows = min(rows, spec.data.limit * spec.optim.epochs)
     if gpus and spec.device != "cpu":
         gpu = gpus[0]
         free = ""

@@ -12,6 +12,7 @@ from PySide6.QtWidgets import (
     QGridLayout,
     QHBoxLayout,
     QLabel,
+    QPushButton,
     QScrollArea,
     QSlider,
     QSplitter,
@@ -28,6 +29,7 @@ from so8t_studio.widgets.stat_tile import StatTile
 
 CHART_HEIGHT = 260
 TWO_COLUMNS = 860
+LOG_HEIGHT = 440
 
 
 class LivePanel(QWidget):
@@ -69,8 +71,9 @@ class LivePanel(QWidget):
         self.splitter.addWidget(self.log)
         self.splitter.setStretchFactor(0, 4)
         self.splitter.setStretchFactor(1, 1)
-        self.splitter.setSizes([520, 150])
+        self.splitter.setSizes([440, 190])
         self._wide: bool | None = None
+        self._log_chosen = False
         self._arrange(True)
 
     # -- construction ---------------------------------------------------------------------------
@@ -109,6 +112,14 @@ class LivePanel(QWidget):
         self.smoothing.valueChanged.connect(self._on_smoothing_changed)
         label.setBuddy(self.smoothing)
         row.addWidget(self.smoothing)
+        self.log_button = QPushButton(self.tr("Log"))
+        self.log_button.setObjectName("showLog")
+        self.log_button.setAccessibleName(self.tr("Show the log below the charts"))
+        self.log_button.setToolTip(self.tr("Show or hide the log below the charts."))
+        self.log_button.setCheckable(True)
+        self.log_button.setChecked(True)
+        self.log_button.toggled.connect(self._on_log_toggled)
+        row.addWidget(self.log_button)
         return row
 
     def _make_charts(self) -> None:
@@ -156,7 +167,7 @@ class LivePanel(QWidget):
         ]  # fmt: skip
         self._homes: dict[tuple[str, str], LivePlot] = {}
         for plot, split, name, text, color, dashed in names:
-            plot.add_series(f"{split}.{name}", text, color, dashed=dashed)
+            plot.add_series(f"{split}.{name}", text, color, dashed=dashed, points=split != "train")
             self._homes[split, name] = plot
         self.charts = [self.loss, self.quality, self.errors, self.rates, self.flow, self.angle,
                        self.speed, self.pet]  # fmt: skip
@@ -181,6 +192,11 @@ class LivePanel(QWidget):
         """Use two columns of charts where they fit."""
         super().resizeEvent(event)
         self._arrange(event.size().width() >= TWO_COLUMNS)
+        if not self._log_chosen:  # until the user decides, the log shows where there is room
+            self.log.setVisible(event.size().height() >= LOG_HEIGHT)
+            self.log_button.blockSignals(True)
+            self.log_button.setChecked(event.size().height() >= LOG_HEIGHT)
+            self.log_button.blockSignals(False)
 
     # -- data -----------------------------------------------------------------------------------
     def clear(self, label: str) -> None:
@@ -247,6 +263,11 @@ class LivePanel(QWidget):
     def show_reading(self, reading: Telemetry) -> None:
         """Add a reading of the machine."""
         self.machine.show_reading(reading)
+
+    @Slot(bool)
+    def _on_log_toggled(self, on: bool) -> None:
+        self._log_chosen = True
+        self.log.setVisible(on)
 
     @Slot(int)
     def _on_smoothing_changed(self, value: int) -> None:

@@ -110,7 +110,7 @@ class CheckRow(QWidget):
 
 
 class SetupPanel(QScrollArea):
-    """``settings_changed`` after each choice or edit; ``command_requested`` for the command line."""
+    """``settings_changed`` fires after each choice or edit."""
 
     settings_changed = Signal()
     command_requested = Signal()
@@ -241,17 +241,10 @@ class SetupPanel(QScrollArea):
 
     def load_spec(self, spec: TrainSpec) -> None:
         """Show settings from elsewhere as changes of the preset that is nearest to them."""
-        probe = SpecForm()
-        best: tuple[int, str, dict[str, Any]] | None = None
-        for key in PRESETS:
-            probe.set_reference(spec)
-            probe_changes = _difference(preset(key), spec)
-            if best is None or len(probe_changes) < best[0]:
-                best = (len(probe_changes), key, probe_changes)
-        probe.deleteLater()
-        assert best is not None
-        self.choose(best[1], best[2])
-        if best[0]:
+        differences = {key: _difference(preset(key), spec) for key in PRESETS}
+        nearest = min(differences, key=lambda key: len(differences[key]))
+        self.choose(nearest, differences[nearest])
+        if differences[nearest]:
             self.advanced.setChecked(True)
 
     @property

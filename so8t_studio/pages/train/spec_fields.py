@@ -50,16 +50,20 @@ class Field:
         return self.path.rpartition(".")[0] or "run"
 
 
+def _plain(value: float) -> str:
+    return str(int(value)) if float(value).is_integer() else f"{value:g}"
+
+
 def _range_words(kind: inspect.Type) -> str:
     lower, upper = "", ""
     for name, sign in (("ge", "≥"), ("gt", ">")):
         bound = getattr(kind, name, None)
         if bound is not None:
-            lower = f"{sign} {bound:g}"
+            lower = f"{sign} {_plain(bound)}"
     for name, sign in (("le", "≤"), ("lt", "<")):
         bound = getattr(kind, name, None)
         if bound is not None:
-            upper = f"{sign} {bound:g}"
+            upper = f"{sign} {_plain(bound)}"
     return ", ".join(part for part in (lower, upper) if part)
 
 
