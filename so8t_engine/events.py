@@ -184,8 +184,19 @@ AnyEvent = (
 )
 
 EVENT_TYPES: frozenset[str] = frozenset(
-    ("hello", "progress", "metric", "rotation", "log", "checkpoint", "token", "result", "error",
-     "bye", "telemetry")
+    (
+        "hello",
+        "progress",
+        "metric",
+        "rotation",
+        "log",
+        "checkpoint",
+        "token",
+        "result",
+        "error",
+        "bye",
+        "telemetry",
+    )
 )
 TERMINAL_TYPES: frozenset[str] = frozenset(("error", "bye"))
 

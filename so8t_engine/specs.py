@@ -299,4 +299,6 @@ def changed_fields(spec: TrainSpec, reference: TrainSpec | None = None) -> dict[
 
     left = flatten(msgspec.to_builtins(spec), "", {})
     right = flatten(msgspec.to_builtins(reference or TrainSpec()), "", {})
-    return {key: left.get(key) for key in left.keys() | right.keys() if left.get(key) != right.get(key)}
+    return {
+        key: left.get(key) for key in left.keys() | right.keys() if left.get(key) != right.get(key)
+    }

@@ -42,19 +42,6 @@ def angles_sentence(view: BlockView) -> str:
     return "Principal angles  " + "   ".join(parts)
 
 
-def colour_limit(view: BlockView, *, stretch: bool) -> float:
-    """Return the end of the colour scale that all four matrices share.
-
-    ±1 shows rotations as they are; stretched, it is the largest entry off the diagonal, so that
-    the small turns of a lightly trained gate can be seen (the diagonal then saturates).
-    """
-    if not stretch:
-        return 1.0
-    off = ~np.eye(len(view.safe), dtype=bool)
-    matrices = (view.safe, view.cmd, view.product, view.commutator)
-    return max(1e-6, *(float(np.abs(matrix[off]).max()) for matrix in matrices))
-
-
 def draw_rotations(
     recording: Recording,
     gate: str,
@@ -76,7 +63,7 @@ def draw_rotations(
     figure = Figure(figsize=(12.0, 3.9), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 4)
-    limit = colour_limit(view, stretch=stretch)
+    limit = view.colour_limit(stretch=stretch)
     first, last = recording.channels(block)
     ticks = list(range(8))
     names = [str(channel) for channel in range(first, last + 1)]

@@ -143,7 +143,16 @@ def _take_over_stdout() -> BinaryIO:
     events = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
-    return io.BufferedWriter(events, buffer_size=1 << 16)  # type: ignore[arg-type]
+    return io.BufferedWriter(events, buffer_size=1 << 16)
+
+
+def _command_stream() -> BinaryIO:
+    """Return an unbuffered reader of fd 0.
+
+    At exit the interpreter locks ``sys.stdin``'s buffer; a daemon thread that still waits in it
+    makes that a fatal error (SIGABRT) after a job that ended well.
+    """
+    return os.fdopen(os.dup(0), "rb", buffering=0)
 
 
 @contextlib.contextmanager
@@ -206,7 +215,7 @@ def run_job(
     if events:
         all_sinks.append(LineSink(_take_over_stdout()))
         reader = threading.Thread(
-            target=control.read_commands, args=(sys.stdin.buffer,), name="commands", daemon=True
+            target=control.read_commands, args=(_command_stream(),), name="commands", daemon=True
         )
         reader.start()
     job = Job(Emitter(job_id, all_sinks), control)

@@ -162,9 +162,11 @@ class Decider:
                 mask[place, : len(row)] = 1
             device = self._loaded.device
             start = len(head) + len(one.ids) - 1
-            scores = self._loaded.model(
-                input_ids=ids.to(device), attention_mask=mask.to(device)
-            ).logits[:, start:].float()
+            scores = (
+                self._loaded.model(input_ids=ids.to(device), attention_mask=mask.to(device))
+                .logits[:, start:]
+                .float()
+            )
             chances = functional.log_softmax(scores, dim=-1).cpu()
             for place, answer in enumerate(answers):
                 steps = torch.arange(len(answer))

@@ -70,7 +70,9 @@ class PassThrough(nn.Module):
         super().__init__()
         self.layer_idx = layer_idx
 
-    def forward(self, hidden_states: Tensor, *_: Any, past_key_values: Any = None, **__: Any) -> Tensor:
+    def forward(
+        self, hidden_states: Tensor, *_: Any, past_key_values: Any = None, **__: Any
+    ) -> Tensor:
         """Return ``hidden_states`` ``[B, T, D]`` as they are."""
         if past_key_values is not None:
             batch, length = hidden_states.shape[:2]
@@ -163,9 +165,16 @@ class PersonaModel(nn.Module):
     def _install_hooks(self) -> None:
         if self.gates is None:
             return
+        # Built before any layer runs: inside a recomputed layer the exponential would be stored in
+        # the forward pass and missing in the recomputation.
+        self.decoder.register_forward_pre_hook(self._build_rotations)
         for position, index in enumerate(self.layers):
             self.decoder.layers[index].self_attn.register_forward_hook(self._layer_hook(position))
         self.causal_lm.lm_head.register_forward_pre_hook(self._head_hook)
+
+    def _build_rotations(self, _module: nn.Module, _inputs: Any) -> None:
+        assert self.gates is not None
+        self.gates.product()
 
     def _layer_hook(self, position: int) -> Any:
         def rotate(_module: nn.Module, _inputs: Any, output: Any) -> Any:
@@ -179,6 +188,14 @@ class PersonaModel(nn.Module):
     def _head_hook(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         assert self.gates is not None
         return (self.gates.apply_product(len(self.gates.names) - 1, inputs[0]), *inputs[1:])
+
+    def recompute_activations(self) -> None:
+        """Trade time for memory: recompute the layers' activations in the backward pass."""
+        model = self.causal_lm
+        # The newer name warns in no version, the older one in versions that know the newer.
+        newer = getattr(model, "activation_checkpointing_enable", None)
+        (newer or model.gradient_checkpointing_enable)({"use_reentrant": False})
+        self.share_head = False
 
     # -- the frozen prefix ---------------------------------------------------------------------
 

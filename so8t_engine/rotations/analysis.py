@@ -147,6 +147,19 @@ class BlockView(Struct, frozen=True, kw_only=True, eq=False):
         """True if R_cmd was not moved at all."""
         return bool(np.array_equal(self.cmd, np.eye(SIZE))) or max(self.angles_cmd) < 1e-12
 
+    def colour_limit(self, *, stretch: bool) -> float:
+        """Return the end of the colour scale that all four matrices share.
+
+        ±1 shows rotations as they are; stretched, it is the largest entry off the diagonal, so
+        that the small turns of a lightly trained gate can be seen (the diagonal then saturates).
+        """
+        if not stretch:
+            return 1.0
+        off = ~np.eye(SIZE, dtype=bool)
+        matrices = (self.safe, self.cmd, self.product, self.commutator)
+        largest = max(float(np.abs(matrix[off]).max()) for matrix in matrices)
+        return largest if largest > 1e-9 else 1.0
+
 
 def view_block(theta_safe: ArrayLike, theta_cmd: ArrayLike, strength: float = 1.0) -> BlockView:
     """Return everything about one block from its two times 28 free numbers."""

@@ -58,6 +58,7 @@ class GateBank(nn.Module):
         self.theta_safe = nn.Parameter(torch.zeros(shape, dtype=torch.float32))
         self.theta_cmd = nn.Parameter(torch.zeros(shape, dtype=torch.float32))
         self._strength = 1.0
+        self._built_from: tuple[int, int] | None = None
         self._graph: tuple[Tensor, Tensor] | None = None
         self._product: Tensor | None = None
         self._head_safe: Tensor | None = None
@@ -94,10 +95,9 @@ class GateBank(nn.Module):
         self._product = None
         self._head_safe = None
 
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Load the generators and forget rotations built from the old ones."""
-        self.invalidate()
-        return super().load_state_dict(*args, **kwargs)
+    def _versions(self) -> tuple[int, int]:
+        """Return counters that any change of θ in place moves on, whoever makes it."""
+        return self.theta_safe._version, self.theta_cmd._version
 
     def rotations(self) -> tuple[Tensor, Tensor]:
         """Return ``(R_safe, R_cmd)``, both ``[G, K, 8, 8]`` float32, with gradient to θ."""
@@ -105,6 +105,7 @@ class GateBank(nn.Module):
         return safe, so8.rotation(self.theta_cmd, self._strength)
 
     def _build(self) -> None:
+        self._built_from = self._versions()
         if self.training and torch.is_grad_enabled():
             safe, cmd = self.rotations()
             product = so8.compose(cmd, safe)
@@ -121,9 +122,9 @@ class GateBank(nn.Module):
 
     def product(self) -> Tensor:
         """Return ``R_cmd R_safe`` of all gates, ``[G, K, 8, 8]`` float32, for the forward pass."""
-        if self._product is None or (
-            self.training and torch.is_grad_enabled() and self._graph is None
-        ):
+        wants_graph = self.training and torch.is_grad_enabled() and self._graph is None
+        if self._product is None or wants_graph or self._built_from != self._versions():
+            self._graph = None
             self._build()
         assert self._product is not None
         return self._product
@@ -154,7 +155,9 @@ class GateBank(nn.Module):
     def collected_everywhere(self) -> dict[str, Tensor]:
         """Return booked gradients for a reduction in place, zeros where this process has none."""
         for key, leaf in (
-            ("verdict", self._product), ("task", self._product), ("head", self._head_safe)
+            ("verdict", self._product),
+            ("task", self._product),
+            ("head", self._head_safe),
         ):
             if self._collected[key] is None and leaf is not None:
                 self._collected[key] = torch.zeros_like(leaf)

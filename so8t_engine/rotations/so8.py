@@ -3,8 +3,8 @@
 A rotation is ``R = exp(A)`` with ``A = θ − θᵀ``, where the strict upper triangle of θ holds 28 free
 numbers. ``Aᵀ = −A`` gives ``RᵀR = exp(−A) exp(A) = I`` and ``det R = exp(tr A) = exp(0) = +1``, so
 nothing has to "encourage" either (Hall, *Lie Groups, Lie Algebras, and Representations*, §2 and §3).
-Rotations act on column vectors. Everything here is computed in the dtype of θ, never under autocast:
-a product under bf16 autocast would silently lose 16 bits.
+Rotations act on column vectors. Nothing here is computed under autocast: a product under bf16
+autocast would silently lose 16 bits.
 """
 
 from __future__ import annotations
@@ -47,9 +47,13 @@ def free_numbers(generators: Tensor) -> Tensor:
 
 
 def exp(generators: Tensor) -> Tensor:
-    """Return ``exp(A)``, ``[..., 8, 8]``, in the dtype of ``generators`` even under autocast."""
+    """Return ``exp(A)``, ``[..., 8, 8]``, in the dtype of ``generators`` even under autocast.
+
+    It is computed in float64: for a generator of norm 10, float32 would leave ``|det R − 1|`` at
+    1.3e-5 (2e-5 for a product), and 8x8 matrices once an optimizer step cost next to nothing.
+    """
     with _no_autocast(generators.device):
-        return torch.matrix_exp(generators)
+        return torch.matrix_exp(generators.double()).to(generators.dtype)
 
 
 def rotation(theta: Tensor, strength: float = 1.0) -> Tensor:

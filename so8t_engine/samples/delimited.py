@@ -57,6 +57,10 @@ class _Lines:
             self._progress(min(self._binary.tell(), self._total), self._total)
         return line
 
+    def close(self) -> None:
+        """Let go of the file, which its owner closes."""
+        self._stream.detach()
+
     def next_record(self) -> None:
         """Forget the lines of the record that was read."""
         self.record = []
@@ -103,6 +107,7 @@ def iter_rows(
             yield from _rows(lines, columns, delimiter)
         finally:
             csv.field_size_limit(previous)
+            lines.close()
 
 
 def _header(path: Path, lines: _Lines) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -151,7 +151,9 @@ def _sample_of_high_bytes(path: Path, probe: bytes) -> bytes:
     return probe[:size]
 
 
-def iter_lines(path: Path, encoding: str, progress: Progress | None = None) -> Iterator[Line]:
+def iter_lines(
+    path: Path, encoding: str, progress: Progress | None = None
+) -> Generator[Line, None, None]:
     """Yield the lines of a text file. Memory stays bounded by :data:`MAX_LINE_BYTES`.
 
     A line that is longer or not valid in ``encoding`` comes with ``text=None`` and the problem as
@@ -167,7 +169,7 @@ def iter_lines(path: Path, encoding: str, progress: Progress | None = None) -> I
 
 def _byte_lines(
     stream: BinaryIO, encoding: str, total: int, progress: Progress | None
-) -> Iterator[Line]:
+) -> Generator[Line, None, None]:
     codec = "utf-8" if encoding == "utf-8-sig" else encoding
     number, position = 0, 0
     while line := stream.readline(MAX_LINE_BYTES + 2):
@@ -196,20 +198,22 @@ def _byte_lines(
 
 def _wide_lines(
     stream: BinaryIO, encoding: str, total: int, progress: Progress | None
-) -> Iterator[Line]:
+) -> Generator[Line, None, None]:
     text = io.TextIOWrapper(stream, encoding=encoding, errors="replace", newline="")
-    limit = MAX_LINE_BYTES
     number = 0
-    while line := text.readline(limit):
-        number += 1
-        if progress is not None and number % 512 == 1:
-            progress(min(stream.tell(), total), total)
-        if len(line) == limit and not line.endswith(("\n", "\r")):
-            while (more := text.readline(_CHUNK)) and not more.endswith(("\n", "\r")):
-                pass
-            yield Line(number, None, _too_long(), line[:2000].encode("utf-8", "replace"))
-            continue
-        yield Line(number, line.rstrip("\r\n").removeprefix("\ufeff"))
+    try:
+        while line := text.readline(MAX_LINE_BYTES):
+            number += 1
+            if progress is not None and number % 512 == 1:
+                progress(min(stream.tell(), total), total)
+            if len(line) == MAX_LINE_BYTES and not line.endswith(("\n", "\r")):
+                while (more := text.readline(_CHUNK)) and not more.endswith(("\n", "\r")):
+                    pass
+                yield Line(number, None, _too_long(), line[:2000].encode("utf-8", "replace"))
+                continue
+            yield Line(number, line.rstrip("\r\n").removeprefix("\ufeff"))
+    finally:
+        text.detach()  # the caller closes the file
 
 
 def _too_long() -> str:

@@ -76,9 +76,7 @@ def iter_document(path: Path, encoding: str, progress: Progress | None = None) -
             head = stream.read(1)
         if head == "[":
             with path.open("rb") as again:
-                # Kept here: a wrapper that is dropped before its file is closed warns.
-                window = _Window(again, encoding, progress)
-                yield from _array(window)
+                yield from _array(again, encoding, progress)
             return
     yield from _wrapped(path, encoding)
 
@@ -148,6 +146,10 @@ class _Window:
             self._progress(min(self._binary.tell(), self._total), self._total)
         return True
 
+    def close(self) -> None:
+        """Let go of the file, which its owner closes."""
+        self._stream.detach()
+
     def skip_space(self) -> None:
         """Move over white space and commas."""
         match = _SPACE.match(self.text, self.position)
@@ -155,15 +157,25 @@ class _Window:
         self.position = match.end()
 
 
-def _array(window: _Window) -> Iterator[JsonRow]:
+def _array(binary: BinaryIO, encoding: str, progress: Progress | None) -> Iterator[JsonRow]:
+    window = _Window(binary, encoding, progress)
+    try:
+        yield from _elements(window)
+    finally:
+        window.close()
+
+
+def _elements(window: _Window) -> Iterator[JsonRow]:
     decoder = json.JSONDecoder()
     window.more()
     window.position = window.text.index("[") + 1
+    damaged_to_the_end = False
     while True:
         window.skip_space()
         if window.position >= len(window.text):
             if not window.more():
-                yield JsonRow(window.line(), None, "the file ends inside of the list", "")
+                if not damaged_to_the_end:
+                    yield JsonRow(window.line(), None, "the file ends inside of the list", "")
                 return
             continue
         if window.text[window.position] == "]":
@@ -175,6 +187,7 @@ def _array(window: _Window) -> Iterator[JsonRow]:
             if _may_be_cut(window, error) and window.more():
                 continue
             yield _resync(window, line, error)
+            damaged_to_the_end = window.ended and window.position >= len(window.text)
             continue
         if end >= len(window.text) and not isinstance(value, (dict, list)) and window.more():
             continue  # a number may go on in the next piece

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from so8t_engine.errors import DataError
 from so8t_engine.samples.delimited import MAX_COLUMNS
 from so8t_engine.samples.encodings import Progress
 from so8t_engine.samples.fields import MAX_TEXT_CHARS
 
+if TYPE_CHECKING:
+    import polars as pl
+
 MAX_ROWS = 5_000_000
 MAX_UNCOMPRESSED = 2 * 1024 * 1024 * 1024
 _SLICE = 10_000
+_BYTES_AT_ONCE = 32 * 1024 * 1024
 
 
 def iter_parquet(
@@ -57,7 +61,7 @@ def iter_parquet(
         ]
         for start in range(0, total, _SLICE):
             frame = lazy.slice(start, _SLICE).with_columns(huge).collect()
-            for offset, row in enumerate(frame.iter_rows(named=True), start=1):
+            for offset, row in enumerate(_rows(frame), start=1):
                 yield start + offset, row, "", ""
             if progress is not None:
                 progress(min(start + _SLICE, total), total)
@@ -66,6 +70,22 @@ def iter_parquet(
             f"{path.name} is not a readable Parquet file: {error}.",
             next_step="Write it again, or export it as JSON Lines.",
         ) from error
+
+
+def _rows(frame: pl.DataFrame) -> Iterator[dict[str, Any]]:
+    """Yield the rows; few at a time become Python objects where they are large."""
+    step = max(1, int(_BYTES_AT_ONCE * max(frame.height, 1) / max(_text_bytes(frame), 1)))
+    for start in range(0, frame.height, step):
+        yield from frame.slice(start, step).iter_rows(named=True)
+
+
+def _text_bytes(frame: pl.DataFrame) -> int:
+    """Return what the texts of the frame take when they no longer share memory."""
+    import polars as pl
+
+    texts = [name for name, kind in frame.schema.items() if kind == pl.String]
+    sums = frame.select(pl.col(name).str.len_bytes().sum() for name in texts) if texts else None
+    return sum(value or 0 for value in sums.row(0)) if sums is not None else 0
 
 
 def uncompressed_size(path: Path) -> int:
@@ -166,7 +186,8 @@ class _Thrift:
         elif kind == 7:
             self._at += 8
         elif kind == 8:
-            self._at += self._varint()
+            length = self._varint()  # moves the position itself
+            self._at += length
         elif kind in (9, 10):
             count, inner = self._list()
             for _ in range(count):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -27,6 +28,7 @@ FORMATS: tuple[str, ...] = ("jsonl", "json", "csv", "tsv", "parquet")
 MAX_RAW_CHARS = 64 * 1024
 _MAX_RAW_TOTAL = 64 * 1024 * 1024
 _GIVE_UP_AFTER = 20_000
+MAX_TEXT_TOTAL = 1 << 30
 _FIELDS = frozenset(Sample.__struct_fields__)
 _REQUIRED = frozenset(("id", "request", "label"))
 _SPLITS = frozenset((*SPLITS, ""))
@@ -156,10 +158,11 @@ def _text_format(path: Path, encoding: str) -> str:
     if suffix in (".jsonl", ".ndjson"):
         return "jsonl"
     head = ""
-    for line in iter_lines(path, encoding):
-        head = (line.text or "").strip()
-        if head:
-            break
+    with contextlib.closing(iter_lines(path, encoding)) as lines:
+        for line in lines:
+            head = (line.text or "").strip()
+            if head:
+                break
     if head.startswith(("[", "{")):
         return "json" if jsonrows.is_array(path, encoding) else "jsonl"
     if suffix == ".json":
@@ -186,6 +189,7 @@ class _Collector:
         self._limit = limit
         self._raw_total = 0
         self._rows = 0
+        self._text_total = 0
         self.samples: list[Sample] = []
         self.rejected: list[Rejected] = []
 
@@ -252,8 +256,17 @@ class _Collector:
         if claimed != sample.id:
             sample = msgspec.structs.replace(sample, id=claimed)
         self._reader.columns.update(dict.fromkeys(row))
-        self.samples.append(sample)
+        self._accept(sample, len(text))
         return True
+
+    def _accept(self, sample: Sample, size: int) -> None:
+        self._text_total += size
+        if self._text_total > MAX_TEXT_TOTAL:
+            raise DataError(
+                f"{self._file} holds more than {MAX_TEXT_TOTAL >> 30} GiB of text.",
+                next_step="Split the file, or take a part of it.",
+            )
+        self.samples.append(sample)
 
     def _slow(self, text: str, number: int) -> None:
         try:
@@ -274,7 +287,8 @@ class _Collector:
             self._reject(line, "", shorten(value), f"the row is a {kind}, not an object", raw)
             return
         try:
-            self.samples.append(self._reader.read(value, line))
+            sample = self._reader.read(value, line)
+            self._accept(sample, len(sample.request) + len(sample.context) + len(sample.response))
         except RowProblem as problem:
             self._reject(line, problem.field, problem.value, problem.reason, _as_json(value, raw))
 

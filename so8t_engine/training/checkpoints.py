@@ -147,7 +147,9 @@ def save_tree(path: Path, tree: dict[str, Any]) -> None:
             tensors[name] = value.detach().cpu().contiguous().clone()
             return {"__tensor__": name}
         if isinstance(value, dict):
-            return {"__dict__": [[key, strip(part, f"{name}.{key}")] for key, part in value.items()]}
+            return {
+                "__dict__": [[key, strip(part, f"{name}.{key}")] for key, part in value.items()]
+            }
         if isinstance(value, (list, tuple)):
             return [strip(part, f"{name}.{index}") for index, part in enumerate(value)]
         if value is None or isinstance(value, (bool, int, float, str)):

@@ -26,7 +26,11 @@ RAM_LIMIT_BYTES = 2 * 1024**3
 
 
 def cache_key(
-    fingerprint: str, cut: int, dtype: torch.dtype, head: Sequence[int], rows: Sequence[EncodedSample]
+    fingerprint: str,
+    cut: int,
+    dtype: torch.dtype,
+    head: Sequence[int],
+    rows: Sequence[EncodedSample],
 ) -> str:
     """Return a hash of all that the states depend on.
 

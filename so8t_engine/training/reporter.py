@@ -280,5 +280,3 @@ def _from_main(text: str) -> str:
     box: list[Any] = [text]
     dist.broadcast_object_list(box, src=0)
     return str(box[0])
-
-

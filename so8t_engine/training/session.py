@@ -151,9 +151,12 @@ class TrainingSession:
         held_out = encode_samples(validation, prompts)
         cut_short = sum(row.truncated for row in [*rows, *held_out])
         if cut_short:
-            emitter.log(f"{cut_short} requests are longer than max_tokens; their middle is left out.")
-        checkpointing = self._enable_checkpointing(model, base)
-        model.share_head = not checkpointing
+            emitter.log(
+                f"{cut_short} requests are longer than max_tokens; their middle is left out."
+            )
+        wanted = spec.model.gradient_checkpointing
+        if wanted == "on" or (wanted == "auto" and base.device.type == "cuda"):
+            model.recompute_activations()
         shared, rows, held_out = self._with_prefix(base, model, prompts, rows, held_out)
         return Prepared(
             base=base,
@@ -196,13 +199,6 @@ class TrainingSession:
             self.job.emitter.log(
                 f"No sample has a {spec.task_target}, so R_cmd stays the identity.", "warning"
             )
-
-    def _enable_checkpointing(self, model: PersonaModel, base: LoadedBase) -> bool:
-        wanted = self.spec.model.gradient_checkpointing
-        on = wanted == "on" or (wanted == "auto" and base.device.type == "cuda")
-        if on:
-            model.causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
-        return on
 
     def _with_prefix(
         self,

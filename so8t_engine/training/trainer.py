@@ -133,9 +133,7 @@ class PersonaTrainer(Trainer):
             sides["verdict" if sides["verdict"] else "task"].append(weight * smoothness)
             self._book("pet", smoothness)
         self.parts["pet_weight"] = weight
-        verdict, task = (
-            torch.stack(terms).sum() if terms else None for terms in sides.values()
-        )
+        verdict, task = (torch.stack(terms).sum() if terms else None for terms in sides.values())
         return verdict, task
 
     def _pet(self, hidden: Tensor, head: Tensor | None, micro: TrainBatch) -> Tensor:
@@ -231,18 +229,30 @@ class PersonaTrainer(Trainer):
         lora = list(persona.lora_parameters())
         if lora:
             groups.append(
-                {"params": lora, "lr": optim.lr_lora, "weight_decay": optim.weight_decay,
-                 "name": "lora"}
+                {
+                    "params": lora,
+                    "lr": optim.lr_lora,
+                    "weight_decay": optim.weight_decay,
+                    "name": "lora",
+                }
             )
         if persona.gates is not None:
             # Decay would pull the rotations towards the identity; their size is not a norm.
             groups.append(
-                {"params": [persona.gates.theta_safe, persona.gates.theta_cmd],
-                 "lr": optim.lr_gates, "weight_decay": 0.0, "name": "gates"}
+                {
+                    "params": [persona.gates.theta_safe, persona.gates.theta_cmd],
+                    "lr": optim.lr_gates,
+                    "weight_decay": 0.0,
+                    "name": "gates",
+                }
             )
         groups.append(
-            {"params": [persona.safety_head.weight], "lr": optim.lr_head,
-             "weight_decay": optim.weight_decay, "name": "head"}
+            {
+                "params": [persona.safety_head.weight],
+                "lr": optim.lr_head,
+                "weight_decay": optim.weight_decay,
+                "name": "head",
+            }
         )
         self.optimizer = self._optimizer_class()(groups)
         return self.optimizer
@@ -313,8 +323,13 @@ def random_state() -> dict[str, Any]:
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
         "python": [version, list(words), gauss],
-        "numpy": [str(kind), [int(key) for key in keys], int(position), int(has_gauss),
-                  float(cached)],
+        "numpy": [
+            str(kind),
+            [int(key) for key in keys],
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ],
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():

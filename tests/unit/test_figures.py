@@ -55,7 +55,7 @@ def test_figure_shows_the_matrices_and_says_where_from(run: RunStore) -> None:
     assert figure.axes[0].get_ylabel() == "output channel"
     assert figure.axes[2].get_xticklabels()[0].get_text() == "8"
     assert "20261123_101500: head, block 1, step 40" in figure.get_suptitle()
-    stretched = figures.colour_limit(view, stretch=True)
+    stretched = view.colour_limit(stretch=True)
     assert 0 < stretched < 1
 
 

@@ -1,0 +1,169 @@
+"""The entry point of the window: arguments, application, services, window."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PySide6.QtWidgets import QApplication
+
+    from so8t_studio.context import AppContext
+    from so8t_studio.window import MainWindow
+
+log = logging.getLogger(__name__)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line; it needs neither Qt nor a display."""
+    made = argparse.ArgumentParser(
+        prog="so8t-studio",
+        description="Raise, inspect and trust a local safety persona: ALLOW, ESCALATE or REFUSE.",
+    )
+    made.add_argument("--workspace", type=Path, help="folder of personas; made if absent")
+    made.add_argument("--persona", help="slug of the persona to open")
+    made.add_argument("--page", help="page to show first, such as train")
+    made.add_argument(
+        "--smoke", action="store_true", help="open the window, show every page, close"
+    )
+    return made
+
+
+def make_application() -> QApplication:
+    """Return the one QApplication with the names that settings and the desktop use."""
+    from PySide6.QtCore import QCoreApplication
+    from PySide6.QtWidgets import QApplication
+
+    found = QCoreApplication.instance()
+    app = found if isinstance(found, QApplication) else QApplication(sys.argv[:1])
+    app.setApplicationName("so8t-studio")
+    app.setApplicationDisplayName("SO8T Studio")
+    app.setDesktopFileName("so8t-studio")
+    return app
+
+
+def make_dataset_store() -> Any:
+    if importlib.util.find_spec("so8t_studio.models") is None:
+        from PySide6.QtCore import QObject
+
+        class NoStore(QObject):
+            def load(self, persona: object) -> None:
+                """There is no dataset page in this build."""
+
+        return NoStore()
+    from so8t_studio.models.dataset_store import DatasetStore
+
+    return DatasetStore()
+
+
+def build_context(root: Path | None, persona: str | None = None) -> AppContext:
+    """Open the workspace and make the services around it.
+
+    Raises:
+        So8tError: if the workspace cannot be opened.
+    """
+    from so8t_engine.workspace.workspace import Workspace, default_workspace
+    from so8t_studio.context import AppContext
+    from so8t_studio.jobs.service import JobService
+    from so8t_studio.jobs.telemetry import TelemetryService
+    from so8t_studio.jobs.worker import Patience
+    from so8t_studio.settings import Settings
+    from so8t_studio.theme import Theme
+
+    settings = Settings()
+    values = settings.values
+    if root is None:
+        remembered = Path(values.workspace) if values.workspace else None
+        root = remembered if remembered and remembered.is_dir() else default_workspace()
+    workspace = Workspace.open(root)
+    if not workspace.read_only and not workspace.personas():
+        workspace.ensure_starter()
+    settings.update(workspace=str(workspace.root), persona=persona or values.persona)
+    theme = Theme(values.theme)
+    theme.apply()
+    patience = Patience(grace=values.stop_grace_s, silence=values.silence_s)
+    return AppContext(
+        workspace=workspace,
+        settings=settings,
+        theme=theme,
+        jobs=JobService(patience=patience),
+        telemetry=TelemetryService(),
+        dataset=make_dataset_store(),
+    )
+
+
+def close_context(context: AppContext) -> None:
+    """End every process and thread of the context and free the workspace."""
+    context.telemetry.stop()
+    context.jobs.shutdown()
+    context.workspace.close()
+
+
+def _smoke(window: MainWindow, app: QApplication) -> int:
+    """Show each page once; a page that cannot be opened is a failure."""
+    from so8t_studio.pages.placeholder import PlaceholderPage
+    from so8t_studio.pages.registry import PAGES
+
+    failures = 0
+    for entry in PAGES:
+        window.show_page(entry.key)
+        app.processEvents()
+        page = window.page(entry.key)
+        state = "missing" if isinstance(page, PlaceholderPage) else "ok"
+        if isinstance(page, PlaceholderPage) and entry.exists():
+            state = "failed"
+            failures += 1
+        sys.stdout.write(f"{entry.key}: {state}\n")
+    window.close()
+    app.processEvents()
+    return 1 if failures else 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Start the studio; return the exit code."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(level=os.environ.get("SO8T_LOG", "WARNING").upper())
+    from so8t_engine.errors import So8tError
+    from so8t_studio.crash import CrashHooks
+
+    app = make_application()
+    try:
+        context = build_context(options.workspace, options.persona)
+    except So8tError as error:
+        return _refuse(str(error), error.exit_code, headless=options.smoke)
+    crash = CrashHooks()
+    crash.install()
+    from so8t_studio.window import MainWindow
+
+    window = MainWindow(context, crash=crash)
+    try:
+        window.open_startup_persona()
+        window.show_page(options.page or context.settings.values.page or "persona")
+        window.show()
+        context.telemetry.start()
+        if options.smoke:
+            return _smoke(window, app)
+        window.offer_crash_reports(crash)
+        return int(app.exec())
+    finally:
+        close_context(context)
+        crash.remove()
+
+
+def _refuse(sentence: str, code: int, *, headless: bool) -> int:
+    """Say why the studio cannot open, in a dialog and on stderr."""
+    from PySide6.QtWidgets import QMessageBox
+
+    sys.stderr.write(f"so8t-studio: {sentence}\n")
+    if not headless and os.environ.get("QT_QPA_PLATFORM") != "offscreen":
+        QMessageBox.critical(None, "SO8T Studio", sentence)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

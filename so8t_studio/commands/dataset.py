@@ -1,0 +1,298 @@
+"""Undoable edits of the dataset. Each bulk edit is one command with a readable name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+import msgspec
+from PySide6.QtCore import QCoreApplication
+from PySide6.QtGui import QUndoCommand
+
+from so8t_engine.labels import Label
+from so8t_engine.samples.fields import clean_tags, clean_text
+from so8t_engine.samples.schema import Sample, new_sample_id
+from so8t_studio.models.dataset_store import DatasetStore
+from so8t_studio.models.sample_list import Edit, SampleList
+
+TEXT_FIELDS = ("request", "context", "response", "rationale", "category", "language", "source")
+_MERGE_ID = 0x5A1
+
+
+def _tr(text: str) -> str:
+    return QCoreApplication.translate("DatasetCommands", text)
+
+
+def rows_text(count: int) -> str:
+    """Return “1 row” or “1,234 rows”."""
+    return _tr("1 row") if count == 1 else _tr("{count} rows").format(count=f"{count:,}")
+
+
+class EditCommand(QUndoCommand):
+    """One edit of the store. Commands with the same ``merge_key`` in a row become one."""
+
+    def __init__(self, store: DatasetStore, title: str, edit: Edit, merge_key: str = "") -> None:
+        super().__init__(title)
+        self._store = store
+        self.edit = edit
+        self.merge_key = merge_key
+
+    def redo(self) -> None:
+        """Carry the edit out."""
+        self._store.apply(self.edit)
+
+    def undo(self) -> None:
+        """Take the edit back."""
+        self._store.apply(self.edit.inverse())
+
+    def id(self) -> int:
+        """Return the number by which Qt finds commands that may merge; -1 never merges."""
+        return _MERGE_ID if self.merge_key else -1
+
+    def mergeWith(self, other: QUndoCommand) -> bool:
+        """Swallow the next command if it goes on typing in the same field."""
+        if not isinstance(other, EditCommand) or other.merge_key != self.merge_key:
+            return False
+        changed = tuple(
+            (old, new)
+            for (old, _), (_, new) in zip(self.edit.changed, other.edit.changed, strict=True)
+        )
+        self.edit = Edit(changed=changed)
+        return True
+
+
+def push(
+    store: DatasetStore, title: str, edit: Edit, *, merge_key: str = "", initiator: object = None
+) -> bool:
+    """Carry out an edit through the undo stack; False if there is nothing to do."""
+    if edit.is_empty or store.read_only:
+        return False
+    store.announce_as(initiator)
+    try:
+        store.undo_stack.push(EditCommand(store, title, edit, merge_key))
+    finally:
+        store.announce_as(None)
+    return True
+
+
+def _change(store: DatasetStore, ids: Iterable[str], change: Callable[[Sample], Sample]) -> Edit:
+    rows = store.rows
+    pairs = ((old, change(old)) for old in (rows.rows[rows.index(one)] for one in ids))
+    return Edit(changed=tuple((old, new) for old, new in pairs if new is not old and new != old))
+
+
+def add_sample(
+    store: DatasetStore, sample: Sample | None = None, *, position: int | None = None
+) -> str:
+    """Add one row (by default an empty ESCALATE) and return its identifier, '' if refused."""
+    sample = sample or Sample(id=new_sample_id(), request="", label=Label.ESCALATE)
+    if sample.id in store.rows:
+        sample = msgspec.structs.replace(sample, id=new_sample_id())
+    done = push(store, _tr("Add a row"), store.rows.insertion([sample], position))
+    return sample.id if done else ""
+
+
+def delete_samples(store: DatasetStore, ids: Iterable[str]) -> bool:
+    """Remove rows."""
+    edit = store.rows.removal(ids)
+    return push(store, _tr("Delete {rows}").format(rows=rows_text(len(edit.removed))), edit)
+
+
+def relabel(store: DatasetStore, ids: Iterable[str], label: Label) -> bool:
+    """Give rows a label."""
+    replace = msgspec.structs.replace
+    edit = _change(store, ids, lambda s: s if s.label is label else replace(s, label=label))
+    title = _tr("Set {rows} to {label}")
+    return push(store, title.format(rows=rows_text(len(edit.changed)), label=label.value), edit)
+
+
+def set_split(store: DatasetStore, ids: Iterable[str], split: str) -> bool:
+    """Put rows into a split; '' lets each run decide."""
+    edit = _change(store, ids, lambda s: msgspec.structs.replace(s, split=split))
+    title = _tr("Move {rows} to {split}")
+    names = {"": _tr("automatic split")}
+    return push(
+        store,
+        title.format(rows=rows_text(len(edit.changed)), split=names.get(split, split)),
+        edit,
+    )
+
+
+def assign_all_splits(store: DatasetStore, samples: Sequence[Sample]) -> bool:
+    """Take over the splits of ``samples``, which carry identifiers of the store."""
+    wanted = {sample.id: sample.split for sample in samples}
+    ids = [sample.id for sample in store.samples if sample.id in wanted]
+    edit = _change(store, ids, lambda s: msgspec.structs.replace(s, split=wanted[s.id]))
+    return push(store, _tr("Split {rows}").format(rows=rows_text(len(edit.changed))), edit)
+
+
+def retag(
+    store: DatasetStore, ids: Iterable[str], *, add: Iterable[str] = (), remove: Iterable[str] = ()
+) -> bool:
+    """Add and remove tags."""
+    added, removed = clean_tags(add), frozenset(remove)
+
+    def change(sample: Sample) -> Sample:
+        tags = clean_tags((*(tag for tag in sample.tags if tag not in removed), *added))
+        return msgspec.structs.replace(sample, tags=tags)
+
+    edit = _change(store, ids, change)
+    if added:
+        title = _tr("Tag {rows} with {tags}").format(
+            rows=rows_text(len(edit.changed)), tags=", ".join(added)
+        )
+    else:
+        title = _tr("Remove tags from {rows}").format(rows=rows_text(len(edit.changed)))
+    return push(store, title, edit)
+
+
+def set_field(
+    store: DatasetStore,
+    sample_id: str,
+    field: str,
+    value: Any,
+    *,
+    session: str = "",
+    initiator: object = None,
+) -> bool:
+    """Change one field of one row. ``session`` merges consecutive edits of the same field."""
+    if field in TEXT_FIELDS:
+        value = clean_text(str(value))[0]
+        if field in ("category", "language", "source"):
+            value = value.strip()
+    elif field == "tags":
+        value = clean_tags(value)
+    edit = _change(store, [sample_id], lambda s: msgspec.structs.replace(s, **{field: value}))
+    key = f"{sample_id}/{field}/{session}" if session else ""
+    title = _tr("Edit {field}").format(field=field)
+    return push(store, title, edit, merge_key=key, initiator=initiator)
+
+
+def replaced_text(pattern: re.Pattern[str], replacement: str, text: str, plain: bool) -> str:
+    """Return ``text`` with all matches replaced; a plain replacement is taken literally."""
+    return pattern.sub((lambda _match: replacement) if plain else replacement, text)
+
+
+def find_replace(
+    store: DatasetStore,
+    ids: Iterable[str],
+    find: str,
+    replacement: str,
+    *,
+    fields: Sequence[str] = ("request",),
+    regex: bool = False,
+    case_sensitive: bool = False,
+    whole_word: bool = False,
+) -> int:
+    """Replace text in fields of rows; returns the number of rows that changed.
+
+    Raises:
+        re.error: if the regular expression or its replacement is not valid.
+    """
+    edit = find_replace_edit(
+        store, ids, find, replacement, fields=fields, regex=regex,
+        case_sensitive=case_sensitive, whole_word=whole_word,
+    )  # fmt: skip
+    title = _tr("Replace “{find}” in {rows}")
+    push(store, title.format(find=find[:40], rows=rows_text(len(edit.changed))), edit)
+    return len(edit.changed)
+
+
+def find_replace_edit(
+    store: DatasetStore,
+    ids: Iterable[str],
+    find: str,
+    replacement: str,
+    *,
+    fields: Sequence[str],
+    regex: bool,
+    case_sensitive: bool,
+    whole_word: bool,
+) -> Edit:
+    """Return what :func:`find_replace` would change; a row never loses its whole request."""
+    if not find:
+        return Edit()
+    source = find if regex else re.escape(find)
+    if whole_word:
+        source = rf"(?<!\w)(?:{source})(?!\w)"
+    pattern = re.compile(source, 0 if case_sensitive else re.IGNORECASE)
+
+    def change(sample: Sample) -> Sample:
+        values = {
+            field: clean_text(
+                replaced_text(pattern, replacement, getattr(sample, field), not regex)
+            )[0]
+            for field in fields
+        }
+        if not values.get("request", "x").strip():
+            return sample
+        return msgspec.structs.replace(sample, **values)
+
+    return _change(store, ids, change)
+
+
+ImportMode = Literal["append", "merge", "replace"]
+
+
+def import_edit(rows: SampleList, samples: Sequence[Sample], mode: ImportMode) -> Edit:
+    """Return the edit that brings foreign samples in.
+
+    ``append`` adds all (a known identifier gets a fresh one), ``merge`` updates rows with the same
+    identifier and adds the others, ``replace`` leaves nothing but the new rows.
+    """
+    if mode == "replace":
+        removed = tuple(enumerate(rows.rows))
+        return Edit(removed=removed, inserted=tuple(enumerate(samples)))
+    changed, fresh = [], []
+    used = {sample.id for sample in samples}
+    for sample in samples:
+        known = rows.get(sample.id)
+        if known is None:
+            fresh.append(sample)
+        elif mode == "merge":
+            if known != sample:
+                changed.append((known, sample))
+        else:
+            new_id = new_sample_id()
+            while new_id in rows or new_id in used:
+                new_id = new_sample_id()
+            used.add(new_id)
+            fresh.append(msgspec.structs.replace(sample, id=new_id))
+    start = len(rows)
+    inserted = tuple((start + number, sample) for number, sample in enumerate(fresh))
+    return Edit(changed=tuple(changed), inserted=inserted)
+
+
+def import_samples(
+    store: DatasetStore, samples: Sequence[Sample], *, mode: ImportMode = "append", source: str = ""
+) -> Edit:
+    """Bring foreign samples in and return the edit that did it."""
+    edit = import_edit(store.rows, samples, mode)
+    count = len(edit.inserted) + len(edit.changed)
+    title = _tr("Import {rows} from {file}") if source else _tr("Import {rows}")
+    push(store, title.format(rows=rows_text(count), file=source), edit)
+    return edit
+
+
+def restore_edit(rows: SampleList, wanted: Sequence[Sample]) -> Edit:
+    """Return the edit after which the dataset is exactly ``wanted``, in that order."""
+    target = {sample.id: sample for sample in wanted}
+    common = [sample.id for sample in rows.rows if sample.id in target]
+    if common != [sample.id for sample in wanted if sample.id in rows]:
+        return Edit(removed=tuple(enumerate(rows.rows)), inserted=tuple(enumerate(wanted)))
+    removed = tuple((n, s) for n, s in enumerate(rows.rows) if s.id not in target)
+    changed = tuple((s, target[s.id]) for s in rows.rows if s.id in target and s != target[s.id])
+    inserted = tuple((n, s) for n, s in enumerate(wanted) if s.id not in rows)
+    return Edit(removed=removed, changed=changed, inserted=inserted)
+
+
+def restore_snapshot(store: DatasetStore, wanted: Sequence[Sample], name: str) -> bool:
+    """Make the dataset what a snapshot was."""
+    edit = restore_edit(store.rows, wanted)
+    return push(store, _tr("Restore the snapshot {name}").format(name=name), edit)
+
+
+def push_recovered(store: DatasetStore, wanted: Sequence[Sample]) -> bool:
+    """Bring back what a crashed window had not saved."""
+    return push(store, _tr("Recover unsaved edits"), restore_edit(store.rows, wanted))

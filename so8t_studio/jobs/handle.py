@@ -1,0 +1,113 @@
+"""A job as pages see it: its state, its events and its controls."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+from PySide6.QtCore import QObject, Qt, Signal, Slot
+
+from so8t_engine.events import AnyEvent, Error, Hello, Progress, Result
+from so8t_studio.jobs.request import JobRequest
+from so8t_studio.jobs.state import JobState, Phase, phase_sentence
+from so8t_studio.jobs.worker import JobWorker
+
+
+class JobHandle(QObject):
+    """Lives on the window's thread. ``ended`` fires once, after the process is gone.
+
+    Attributes:
+        hello, progress, error, result: the last event of each kind, None before.
+        started_mono: monotonic seconds when the process was started, 0 before.
+    """
+
+    events = Signal(object)
+    state_changed = Signal(object)
+    ended = Signal(object)
+
+    def __init__(self, request: JobRequest, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self.request = request
+        self.state = JobState(Phase.QUEUED, phase_sentence(Phase.QUEUED), run_dir=request.run_dir)
+        self.hello: Hello | None = None
+        self.progress: Progress | None = None
+        self.error: Error | None = None
+        self.result: Result | None = None
+        self.started_mono = 0.0
+        self._worker: JobWorker | None = None
+
+    def attach(self, worker: JobWorker) -> None:
+        """Take the worker that runs this job (the service calls this)."""
+        self._worker = worker
+        self.started_mono = time.monotonic()
+        queued = Qt.ConnectionType.QueuedConnection
+        worker.events_read.connect(self._on_events_read, queued)
+        worker.state_changed.connect(self._on_state_changed, queued)
+
+    @property
+    def worker(self) -> JobWorker | None:
+        """The thread behind this job, None while it waits and after it was reaped."""
+        return self._worker
+
+    def release(self) -> None:
+        """Let go of the finished worker."""
+        self._worker = None
+
+    def send(self, command: dict[str, Any]) -> None:
+        """Send a command to the running job; without a process it is dropped."""
+        if self._worker is not None:
+            self._worker.send(command)
+
+    def pause(self) -> None:
+        """Ask the job to wait after its current step."""
+        self.send({"cmd": "pause"})
+
+    def resume(self) -> None:
+        """Let a paused job go on."""
+        self.send({"cmd": "resume"})
+
+    def stop(self) -> None:
+        """Ask for a clean end: finish the step, save, exit. A queued job is cancelled."""
+        if self._worker is not None:
+            self._worker.ask_stop()
+        elif not self.state.is_final:
+            self.set_state(
+                dataclasses.replace(
+                    self.state,
+                    phase=Phase.CANCELLED,
+                    sentence=self.tr("Taken out of the queue before it started."),
+                )
+            )
+
+    def kill(self) -> None:
+        """End the process and everything it started, now."""
+        if self._worker is not None:
+            self._worker.ask_kill()
+        else:
+            self.stop()
+
+    def set_state(self, state: JobState) -> None:
+        """Take over a state and announce it."""
+        was_final = self.state.is_final
+        self.state = state
+        self.state_changed.emit(state)
+        if state.is_final and not was_final:
+            self.ended.emit(state)
+
+    @Slot(object)
+    def _on_events_read(self, batch: tuple[AnyEvent, ...]) -> None:
+        for event in batch:
+            if isinstance(event, Hello):
+                self.hello = event
+            elif isinstance(event, Progress):
+                self.progress = event
+            elif isinstance(event, Error):
+                self.error = event
+            elif isinstance(event, Result):
+                self.result = event
+        self.events.emit(batch)
+
+    @Slot(object)
+    def _on_state_changed(self, state: JobState) -> None:
+        self.set_state(state)

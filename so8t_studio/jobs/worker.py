@@ -1,0 +1,325 @@
+"""One thread that owns one child process from its start until its pid is verified gone."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import subprocess
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from PySide6.QtCore import QObject, QThread, Signal
+
+from so8t_engine.events import AnyEvent, Bye, Error, Hello, Log, Metric, Progress
+from so8t_studio.jobs.channel import EventChannel
+from so8t_studio.jobs.process import kill_tree, spawn, terminate_tree, tree
+from so8t_studio.jobs.request import JobRequest
+from so8t_studio.jobs.state import FINAL, JobState, Phase, exit_sentence, phase_sentence
+
+log = logging.getLogger(__name__)
+
+TICK = 0.1
+REAP_S = 10.0
+TERMINATE_S = 10.0
+SLEEP_GAP = 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Patience:
+    """How long to wait for what, in seconds.
+
+    Attributes:
+        grace: after the stop command, until the tree is asked to terminate.
+        terminate: after that, until it is killed.
+        reap: after the final message, until the process must be gone.
+        silence: without a sign of life, until the user is told; 0 means never.
+    """
+
+    grace: float = 120.0
+    terminate: float = TERMINATE_S
+    reap: float = REAP_S
+    silence: float = 60.0
+
+
+def _final_phase(word: str) -> Phase:
+    """Return the phase that a ``bye`` names; a word from another version counts as done."""
+    try:
+        phase = Phase(word)
+    except ValueError:
+        return Phase.DONE
+    return phase if phase in FINAL else Phase.DONE
+
+
+class JobWorker(QThread):
+    """Starts the child, reads it, commands it and ends it.
+
+    ``events_read`` carries a tuple of events at most ten times a second, ``state_changed`` a
+    :class:`JobState`. The final state is always the last signal.
+    """
+
+    events_read = Signal(object)
+    state_changed = Signal(object)
+
+    def __init__(
+        self,
+        request: JobRequest,
+        log_path: Path,
+        patience: Patience | None = None,
+        parent: QObject | None = None,
+    ) -> None:
+        super().__init__(parent)
+        self.setObjectName(f"job-{request.kind}")
+        self.request = request
+        self.log_path = log_path
+        self.patience = patience or Patience()
+        self._lock = threading.Lock()
+        self._commands: deque[bytes] = deque()
+        self._stop_asked = False
+        self._kill_asked = False
+        self._state = JobState(Phase.STARTING, phase_sentence(Phase.STARTING))
+        self._bye: Bye | None = None
+        self._error: Error | None = None
+        self._forced = False
+        self._deadline: float | None = None
+        self._escalation = 0
+
+    # -- called from any thread -----------------------------------------------------------------
+    def send(self, command: dict[str, Any]) -> None:
+        """Queue a command for the child's stdin."""
+        with self._lock:
+            self._commands.append(msgspec.json.encode(command) + b"\n")
+
+    def ask_stop(self) -> None:
+        """Ask for a clean end; repeated calls change nothing."""
+        with self._lock:
+            if self._stop_asked:
+                return
+            self._stop_asked = True
+            self._commands.append(b'{"cmd":"stop"}\n')
+
+    def ask_kill(self) -> None:
+        """End the whole tree now."""
+        with self._lock:
+            self._stop_asked = True
+            self._kill_asked = True
+
+    # -- the thread -----------------------------------------------------------------------------
+    def run(self) -> None:
+        """Live with the child until it is gone."""
+        try:
+            self.log_path.parent.mkdir(parents=True, exist_ok=True)
+            with self.log_path.open("ab") as stderr:
+                child = spawn(self.request.line, stderr)
+        except OSError as error:
+            self._publish(
+                phase=Phase.FAILED,
+                sentence=f"{phase_sentence(Phase.FAILED)} {error.strerror}: {error.filename}",
+                next_step="",
+                error=Error(what="The process could not be started.", why=str(error)),
+            )
+            return
+        try:
+            self._live(child)
+        except Exception:  # the thread boundary: a bug here must not leave the child behind
+            log.exception("The supervisor of %s failed", self.request.title)
+            kill_tree(child.pid)
+            child.wait()
+            self._publish(
+                phase=Phase.CRASHED, sentence=phase_sentence(Phase.CRASHED), pid=0, exit_code=-1
+            )
+
+    def _live(self, child: subprocess.Popen[bytes]) -> None:
+        assert child.stdout is not None
+        channel = EventChannel(child.stdout)
+        self._publish(pid=child.pid)
+        before = time.monotonic()
+        exited_at: float | None = None
+        while True:
+            started = time.monotonic()
+            batch = channel.take(TICK)
+            if batch:
+                self._digest(batch)
+                self.events_read.emit(batch)
+            now = time.monotonic()
+            if now - before > SLEEP_GAP:  # the machine slept; nobody is to blame for that time
+                gap = now - before
+                channel.last_sign += gap
+                self._deadline = None if self._deadline is None else self._deadline + gap
+            before = now
+            self._write_commands(child)
+            self._watch(channel, now)
+            if child.poll() is None:
+                self._escalate(child, now)
+            else:
+                exited_at = exited_at or now
+                # A grandchild may hold the pipe open: the process decides, not the pipe.
+                if channel.ended or (not batch and now - exited_at > 1.0):
+                    break
+            spent = time.monotonic() - started
+            if (
+                batch and spent < TICK
+            ):  # collect, so that the window hears at most ten times a second
+                time.sleep(TICK - spent)
+        self._finish(child, channel)
+
+    def _digest(self, batch: tuple[AnyEvent, ...]) -> None:
+        changes: dict[str, Any] = {}
+        for event in batch:
+            if isinstance(event, Hello):
+                changes["run_dir"] = Path(event.run_dir) if event.run_dir else self.request.run_dir
+                if self._state.phase is Phase.STARTING and "phase" not in changes:
+                    changes["phase"] = Phase.RUNNING
+            elif isinstance(event, Error) and not event.request_id:
+                self._error = event
+                changes["error"] = event
+            elif isinstance(event, Bye):
+                self._bye = event
+                self._arm(self.patience.reap)
+            elif isinstance(event, Progress):
+                phase = changes.get("phase", self._state.phase)
+                if event.phase == "paused" and phase is Phase.RUNNING:
+                    changes.update(phase=Phase.PAUSED, pause_requested=False)
+                elif event.phase != "paused" and phase in (Phase.PAUSED, Phase.STARTING):
+                    changes["phase"] = Phase.RUNNING
+            elif isinstance(event, Metric) and self._state.phase is Phase.PAUSED:
+                changes.setdefault("phase", Phase.RUNNING)
+        if self._state.silent_s:
+            changes.setdefault("silent_s", 0.0)
+        if "phase" in changes or "silent_s" in changes:
+            phase = changes.get("phase", self._state.phase)
+            changes.update(sentence=phase_sentence(phase), next_step="")
+        if changes:
+            self._publish(**changes)
+
+    def _write_commands(self, child: subprocess.Popen[bytes]) -> None:
+        with self._lock:
+            waiting = list(self._commands)
+            self._commands.clear()
+            stop, kill = self._stop_asked, self._kill_asked
+        for line in waiting:
+            name = msgspec.json.decode(line).get("cmd")
+            if name == "pause" and self._state.phase is Phase.RUNNING:
+                self._publish(pause_requested=True)
+            elif name == "resume":
+                self._publish(pause_requested=False)
+            try:
+                assert child.stdin is not None
+                child.stdin.write(line)
+            except (OSError, ValueError):  # it is gone; its exit tells the rest
+                break
+        if stop and self._state.phase is not Phase.STOPPING:
+            self._publish(phase=Phase.STOPPING, sentence=phase_sentence(Phase.STOPPING),
+                          next_step="", pause_requested=False)  # fmt: skip
+            self._arm(self.patience.grace)
+        if kill and self._escalation < 2:
+            self._escalation = 2
+            self._deadline = time.monotonic()
+
+    def _arm(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
+
+    def _watch(self, channel: EventChannel, now: float) -> None:
+        if channel.garbage != self._state.garbage:
+            self._publish(garbage=channel.garbage)
+        silent = now - channel.last_sign
+        limit = self.patience.silence
+        if not limit or silent < limit or self._state.phase is Phase.PAUSED:
+            return
+        if silent - self._state.silent_s >= limit / 2:
+            self._publish(
+                silent_s=silent,
+                sentence=self.tr("No sign of life for {seconds} s.").format(seconds=int(silent)),
+                next_step=self.tr(
+                    "It may be busy with something long, or stuck. Wait, stop and save, or end it."
+                ),
+            )
+
+    def _escalate(self, child: subprocess.Popen[bytes], now: float) -> None:
+        if self._deadline is None or now < self._deadline:
+            return
+        if self._escalation == 0:
+            self._escalation = 1
+            self._forced = self._bye is None
+            terminate_tree(child.pid)
+            self._deadline = now + self.patience.terminate
+            return
+        self._forced = self._bye is None
+        survivors = kill_tree(child.pid)
+        self._deadline = now + 2.0
+        if survivors:
+            self._publish(survivors=survivors)
+
+    # -- the end --------------------------------------------------------------------------------
+    def _finish(self, child: subprocess.Popen[bytes], channel: EventChannel) -> None:
+        code = child.wait()
+        survivors = kill_tree(child.pid) if tree(child.pid) else ()
+        if child.stdin is not None:
+            try:
+                child.stdin.close()
+            except OSError:
+                log.debug("The command channel was closed already.")
+        channel.close()
+        rest = channel.take(0)
+        if rest:
+            self._digest(rest)
+            self.events_read.emit(rest)
+        if channel.garbage:
+            self.events_read.emit(
+                (Log(level="warning", t=time.time(), message=self.tr(
+                    "{count} lines on the event channel were not events; the last one: {line}"
+                ).format(count=channel.garbage, line=channel.garbage_sample)),)
+            )  # fmt: skip
+        tail = self._keep_log()
+        phase, sentence, next_step = self._verdict(code)
+        self._publish(
+            phase=phase, sentence=sentence, next_step=next_step, exit_code=code, pid=0,
+            garbage=channel.garbage, survivors=survivors, silent_s=0.0, pause_requested=False,
+            stderr_tail=tail if phase in (Phase.FAILED, Phase.CRASHED) else "",
+        )  # fmt: skip
+
+    def _verdict(self, code: int) -> tuple[Phase, str, str]:
+        if self._bye is not None:
+            phase = _final_phase(self._bye.state)
+            error = self._error
+            if phase is Phase.FAILED and error is not None:
+                return phase, " ".join(filter(None, (error.what, error.why))), error.next_step
+            return phase, self._bye.message or phase_sentence(phase), ""
+        if self._kill_asked:
+            return Phase.CANCELLED, self.tr("Ended at once, as you asked."), self.tr(
+                "What was saved before is kept; the run can be resumed from its last checkpoint."
+            )  # fmt: skip
+        if self._forced:
+            return Phase.CANCELLED, self.tr("It did not stop in time and was ended."), self.tr(
+                "What was saved before is kept; the run can be resumed from its last checkpoint."
+            )  # fmt: skip
+        if self._error is not None:
+            error = self._error
+            words = " ".join(filter(None, (error.what, error.why)))
+            return Phase.FAILED, words, error.next_step
+        sentence, next_step = exit_sentence(code)
+        failed = code > 0 and code < 0x80000000
+        return (Phase.FAILED if failed else Phase.CRASHED), sentence, next_step
+
+    def _keep_log(self) -> str:
+        """Append what the process printed to the run's log; return its last lines."""
+        try:
+            text = self.log_path.read_bytes()[-200_000:].decode("utf-8", "replace")
+            folder = self._state.run_dir
+            if folder is not None and folder.is_dir() and text:
+                with (folder / "log.txt").open("a", encoding="utf-8") as stream:
+                    stream.write(text)
+            if folder is not None or not text:
+                self.log_path.unlink()
+        except OSError as error:
+            log.warning("The log of %s cannot be kept: %s", self.request.title, error)
+            return ""
+        return "\n".join(text.splitlines()[-40:])
+
+    def _publish(self, **changes: Any) -> None:
+        self._state = dataclasses.replace(self._state, **changes)
+        self.state_changed.emit(self._state)

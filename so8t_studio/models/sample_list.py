@@ -1,0 +1,154 @@
+"""The samples of an open dataset, without Qt: an ordered list with identifiers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from so8t_engine.samples.query import searchable
+from so8t_engine.samples.schema import Sample
+
+T = TypeVar("T")
+Placed = tuple[int, Sample]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One reversible change of a dataset; applied in the order removed, changed, inserted.
+
+    Attributes:
+        removed: rows with their positions before the edit, ascending.
+        changed: (old, new) of rows that stay; the identifier never changes.
+        inserted: rows with their positions after the edit, ascending.
+    """
+
+    removed: tuple[Placed, ...] = ()
+    changed: tuple[tuple[Sample, Sample], ...] = ()
+    inserted: tuple[Placed, ...] = ()
+
+    def inverse(self) -> Edit:
+        """Return the edit that takes this one back."""
+        return Edit(
+            removed=self.inserted,
+            changed=tuple((new, old) for old, new in self.changed),
+            inserted=self.removed,
+        )
+
+    @property
+    def is_empty(self) -> bool:
+        """True if nothing would change."""
+        return not (self.removed or self.changed or self.inserted)
+
+
+@dataclass
+class SampleList:
+    """Rows in file order, found by identifier; knows a folded search text for each."""
+
+    rows: list[Sample] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    _row_of: dict[str, int] | None = None
+
+    @classmethod
+    def of(cls, samples: Iterable[Sample]) -> SampleList:
+        """Return a list of ``samples``, whose identifiers must be unique."""
+        rows = list(samples)
+        return cls(rows, [searchable(sample) for sample in rows])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def index(self, sample_id: str) -> int:
+        """Return the row number of an identifier.
+
+        Raises:
+            KeyError: if there is none.
+        """
+        if self._row_of is None:
+            self._row_of = {sample.id: row for row, sample in enumerate(self.rows)}
+        return self._row_of[sample_id]
+
+    def get(self, sample_id: str) -> Sample | None:
+        """Return the sample of an identifier."""
+        try:
+            return self.rows[self.index(sample_id)]
+        except KeyError:
+            return None
+
+    def __contains__(self, sample_id: object) -> bool:
+        return isinstance(sample_id, str) and self.get(sample_id) is not None
+
+    def apply(self, edit: Edit) -> None:
+        """Carry out an edit.
+
+        Raises:
+            KeyError, ValueError: if it does not fit the rows; nothing is changed then.
+        """
+        self._check(edit)
+        if edit.removed:
+            gone = {position for position, _ in edit.removed}
+            self.rows = [sample for row, sample in enumerate(self.rows) if row not in gone]
+            self.texts = [text for row, text in enumerate(self.texts) if row not in gone]
+            self._row_of = None
+        for old, new in edit.changed:
+            row = self.index(new.id)
+            self.rows[row] = new
+            if not _same_text(old, new):
+                self.texts[row] = searchable(new)
+        if edit.inserted:
+            self.rows = _merge(self.rows, edit.inserted)
+            placed = [(position, searchable(sample)) for position, sample in edit.inserted]
+            self.texts = _merge(self.texts, placed)
+            self._row_of = None
+
+    def _check(self, edit: Edit) -> None:
+        for position, sample in edit.removed:
+            if self.rows[position].id != sample.id:
+                raise ValueError(f"row {position} is not {sample.id}")
+        for old, new in edit.changed:
+            if old.id != new.id:
+                raise ValueError(f"the identifier of {old.id} may not change")
+            self.index(old.id)
+        size = len(self.rows) - len(edit.removed) + len(edit.inserted)
+        if edit.inserted and not 0 <= edit.inserted[-1][0] < size:
+            raise ValueError(f"row {edit.inserted[-1][0]} is beyond the end")
+        gone = {sample.id for _, sample in edit.removed}
+        for _, sample in edit.inserted:
+            if sample.id in self and sample.id not in gone:
+                raise ValueError(f"the identifier {sample.id} is used already")
+
+    def removal(self, ids: Iterable[str]) -> Edit:
+        """Return the edit that removes rows."""
+        rows = sorted({self.index(sample_id) for sample_id in ids})
+        return Edit(removed=tuple((row, self.rows[row]) for row in rows))
+
+    def insertion(self, samples: Sequence[Sample], position: int | None = None) -> Edit:
+        """Return the edit that puts rows at ``position``; None appends."""
+        start = len(self.rows) if position is None else position
+        return Edit(inserted=tuple((start + n, sample) for n, sample in enumerate(samples)))
+
+
+def _same_text(old: Sample, new: Sample) -> bool:
+    """Tell whether no text that is searched differs (``is`` first: replaced rows share them)."""
+    return (
+        old.request == new.request
+        and old.context == new.context
+        and old.response == new.response
+        and old.rationale == new.rationale
+        and old.category == new.category
+        and old.source == new.source
+        and old.tags == new.tags
+    )
+
+
+def _merge(rows: list[T], placed: Sequence[tuple[int, T]]) -> list[T]:
+    """Return ``rows`` with values put so that each ends up at its position."""
+    result: list[T] = []
+    taken = 0
+    for position, value in placed:
+        missing = position - len(result)
+        result.extend(rows[taken : taken + missing])
+        taken += missing
+        result.append(value)
+    result.extend(rows[taken:])
+    return result

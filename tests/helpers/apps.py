@@ -1,0 +1,58 @@
+"""The window's services on a temporary workspace."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from so8t_engine.workspace.workspace import Workspace
+from so8t_studio.app import close_context, make_dataset_store
+from so8t_studio.context import AppContext
+from so8t_studio.jobs.service import JobService
+from so8t_studio.jobs.telemetry import TelemetryService
+from so8t_studio.jobs.worker import Patience
+from so8t_studio.settings import Settings
+from so8t_studio.theme import Theme
+
+FAKE_CHILD = Path(__file__).with_name("fake_child.py")
+
+
+def fake_command(scenario: str, *options: str) -> list[str]:
+    """Return the command line of the scripted child."""
+    return [sys.executable, str(FAKE_CHILD), scenario, *options]
+
+
+def make_context(root: Path, *, starter: bool = True, patience: Patience | None = None,
+                 mode: str = "light") -> AppContext:  # fmt: skip
+    """Open ``root`` as a workspace and make the services; telemetry is not started."""
+    workspace = Workspace.open(root)
+    if starter and not workspace.read_only:
+        workspace.ensure_starter()
+    theme = Theme(mode)
+    theme.apply()
+    quick = Patience(grace=10.0, terminate=2.0, reap=2.0, silence=30.0)
+    context = AppContext(
+        workspace=workspace,
+        settings=Settings(root.parent / "settings.json"),
+        theme=theme,
+        jobs=JobService(log_dir=root.parent / "logs", patience=patience or quick),
+        telemetry=TelemetryService(log_dir=root.parent / "logs"),
+        dataset=make_dataset_store(),
+    )
+    personas = workspace.personas()
+    if personas:
+        context.open_persona(personas[0].slug)
+    return context
+
+
+@contextlib.contextmanager
+def closing_context(root: Path, **options: object) -> Iterator[AppContext]:
+    """Like :func:`make_context`, with everything ended afterwards."""
+    context = make_context(root, **options)
+    try:
+        yield context
+    finally:
+        close_context(context)
+        assert not context.jobs.active(), "a job outlived its context"
