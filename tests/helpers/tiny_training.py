@@ -173,7 +173,11 @@ def disturb(model: PersonaModel, *, seed: int = 11, size: float = 0.3) -> Person
 
 
 def token_batch(
-    rows: Sequence[Sequence[int]], shared: Sequence[int] = (), *, side: str = "right", extra: int = 0
+    rows: Sequence[Sequence[int]],
+    shared: Sequence[int] = (),
+    *,
+    side: str = "right",
+    extra: int = 0,
 ) -> Batch:
     """Pad token rows on a side, ``extra`` positions more than needed; the verdict is at the end."""
     longest = max(map(len, rows)) + extra

@@ -240,9 +240,7 @@ class DatasetMachine(RuleBasedStateMachine):
         self.workspace.delete(self.store.persona.slug)  # type: ignore[union-attr]
 
 
-def test_store_filter_and_undo_agree_with_a_plain_list(
-    workspace: Workspace, qtbot: QtBot
-) -> None:
+def test_store_filter_and_undo_agree_with_a_plain_list(workspace: Workspace, qtbot: QtBot) -> None:
     machine = type("Machine", (DatasetMachine,), {"workspace": workspace})
     from hypothesis.stateful import run_state_machine_as_test
 

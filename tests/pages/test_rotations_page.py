@@ -51,9 +51,7 @@ def test_without_runs_it_leads_to_training(qtbot: QtBot, context: AppContext) ->
     assert signal.args == [Navigation("train")]
 
 
-def test_it_opens_at_the_largest_angle_of_the_last_step(
-    qtbot: QtBot, context: AppContext
-) -> None:
+def test_it_opens_at_the_largest_angle_of_the_last_step(qtbot: QtBot, context: AppContext) -> None:
     page = loaded(qtbot, context)
     assert page.controls.chosen == ("head", 2)
     assert page.scrubber.step == 40 and page.scrubber.at_end
@@ -81,9 +79,7 @@ def test_an_identity_is_explained(
     assert page.health.note.isVisible() == bool(words)
 
 
-def test_samples_without_replies_are_named_as_the_reason(
-    qtbot: QtBot, context: AppContext
-) -> None:
+def test_samples_without_replies_are_named_as_the_reason(qtbot: QtBot, context: AppContext) -> None:
     persona = context.workspace.persona("office-assistant")
     run = add_run(persona, w_task=0.2)
     run.save_samples([s for s in run.samples() if not s.response])
