@@ -51,9 +51,7 @@ def test_without_runs_it_leads_to_training(qtbot: QtBot, context: AppContext) ->
     assert signal.args == [Navigation("train")]
 
 
-def test_it_opens_at_the_largest_angle_of_the_last_step(
-    qtbot: QtBot, context: AppContext
-) -> None:
+def test_it_opens_at_the_largest_angle_of_the_last_step(qtbot: QtBot, context: AppContext) -> None:
     page = loaded(qtbot, context)
     assert page.controls.chosen == ("head", 2)
     assert page.scrubber.step == 40 and page.scrubber.at_end
@@ -81,9 +79,7 @@ def test_an_identity_is_explained(
     assert page.health.note.isVisible() == bool(words)
 
 
-def test_samples_without_replies_are_named_as_the_reason(
-    qtbot: QtBot, context: AppContext
-) -> None:
+def test_samples_without_replies_are_named_as_the_reason(qtbot: QtBot, context: AppContext) -> None:
     persona = context.workspace.persona("office-assistant")
     run = add_run(persona, w_task=0.2)
     run.save_samples([s for s in run.samples() if not s.response])
@@ -174,7 +170,7 @@ def test_a_damaged_recording_is_an_error_and_the_others_stay(
     path = page._run(page._opened.run_id).rotation_files()[1]  # type: ignore[union-attr]
     path.write_bytes(path.read_bytes()[:100])
     page.scrubber.slider.setValue(1)
-    qtbot.waitUntil(lambda: page.banner.isVisible())
+    qtbot.waitUntil(page.banner.isVisible)
     assert page.banner.kind == "error" and "step-00000010" in page.banner.text()
     page.scrubber.slider.setValue(2)
     qtbot.waitUntil(lambda: page._frame is not None and page._frame.recording.step == 20)
