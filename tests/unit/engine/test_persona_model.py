@@ -120,9 +120,7 @@ def test_every_dtype_pairing_steps(
 
 
 @pytest.mark.parametrize("change", ["bfloat16", "half"])
-def test_casting_the_model_leaves_gates_and_head_in_float32(
-    tiny_base: Bases, change: str
-) -> None:
+def test_casting_the_model_leaves_gates_and_head_in_float32(tiny_base: Bases, change: str) -> None:
     model = disturb(build(load_tiny(tiny_base("llama"))))
     assert model.gates is not None
     theta, weight = model.gates.theta_safe.clone(), model.safety_head.weight.clone()
