@@ -216,6 +216,7 @@ PRESETS: dict[str, tuple[str, TrainSpec]] = {
         "Quick trial",
         TrainSpec(
             name="Quick trial",
+            data=DataSpec(limit=1200),
             optim=OptimSpec(epochs=2.0),
             loss=LossSpec(pet=PetSpec(weight=0.0)),
         ),
