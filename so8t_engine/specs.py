@@ -193,7 +193,7 @@ class TrainSpec(_Spec, frozen=True):
     """One training run, complete: the same file gives the same run in the window and headless."""
 
     version: Literal[1] = 1
-    name: str = ""
+    name: Annotated[str, Meta(description="Shown in the list of runs.")] = ""
     base_model: Annotated[
         str, Meta(description="'default', a local folder, or a hub id that is already cached.")
     ] = "default"
@@ -201,7 +201,9 @@ class TrainSpec(_Spec, frozen=True):
         str, Meta(description="Policy text of the system turn; empty: the persona's own.")
     ] = ""
     seed: Annotated[int, Meta(ge=0, lt=2**31, description="Seed of everything random.")] = 17
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], Meta(description="auto: the GPU if there is one.")
+    ] = "auto"
     data: DataSpec = DataSpec()
     model: ModelSpec = ModelSpec()
     loss: LossSpec = LossSpec()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -148,7 +149,8 @@ def run(
         )
     finally:
         for stream in streams:
-            stream.close()
+            with contextlib.suppress(OSError):  # a full disk was reported when it was met
+                stream.close()
     return code, box[0] if box else None
 
 
@@ -177,7 +179,8 @@ def _train(job: Job, store: RunStore, persona: Persona, *, resume: bool, main: b
     except BaseException as error:
         state.state, state.message, state.ended = "failed", str(error), time.time()
         if main:
-            store.save_state(state)
+            with contextlib.suppress(OSError):  # on a full disk; the run then reads as crashed
+                store.save_state(state)
         raise
     state.state = "cancelled" if job.control.stop_requested else "done"
     state.message, state.ended = message, time.time()

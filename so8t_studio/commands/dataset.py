@@ -12,6 +12,7 @@ from PySide6.QtGui import QUndoCommand
 
 from so8t_engine.labels import Label
 from so8t_engine.samples.fields import clean_tags, clean_text
+from so8t_engine.samples.quality import fix, surplus_duplicates
 from so8t_engine.samples.schema import Sample, new_sample_id
 from so8t_studio.models.dataset_store import DatasetStore
 from so8t_studio.models.sample_list import Edit, SampleList
@@ -296,3 +297,46 @@ def restore_snapshot(store: DatasetStore, wanted: Sequence[Sample], name: str) -
 def push_recovered(store: DatasetStore, wanted: Sequence[Sample]) -> bool:
     """Bring back what a crashed window had not saved."""
     return push(store, _tr("Recover unsaved edits"), restore_edit(store.rows, wanted))
+
+
+def fix_rows(store: DatasetStore, kind: str, ids: Sequence[str]) -> bool:
+    """Put a kind of problem right in rows; for duplicates, keep the first of each group."""
+    if kind == "duplicate":
+        rows = [store.rows.rows[store.rows.index(one)] for one in ids]
+        edit = store.rows.removal(surplus_duplicates(rows))
+        title = _tr("Delete repetitions ({rows})")
+        return push(store, title.format(rows=rows_text(len(edit.removed))), edit)
+    edit = _change(store, ids, lambda sample: fix(sample, kind))
+    titles = {
+        "control": _tr("Remove control characters from {rows}"),
+        "mojibake": _tr("Repair the encoding of {rows}"),
+        "language": _tr("Set the language of {rows}"),
+        "personal": _tr("Tag {rows} with personal-data"),
+    }
+    return push(store, titles[kind].format(rows=rows_text(len(edit.changed))), edit)
+
+
+def restore_rows(store: DatasetStore, pairs: Sequence[tuple[Sample | None, Sample | None]]) -> bool:
+    """Give rows back what they were: (before, after) as a difference says it."""
+    rows = store.rows
+    changed, removed, inserted = [], [], []
+    for before, after in pairs:
+        current = rows.get(after.id) if after is not None else None
+        if before is None:
+            if current is not None:
+                removed.append(current.id)
+        elif current is not None:
+            # The identifier stays what it is now: the rows may have been paired by their text.
+            restored = msgspec.structs.replace(before, id=current.id, split=current.split)
+            if restored != current:
+                changed.append((current, restored))
+        elif before.id not in rows:
+            inserted.append(before)
+    gone = rows.removal(removed).removed
+    start = len(rows) - len(gone)
+    edit = Edit(
+        removed=gone,
+        changed=tuple(changed),
+        inserted=tuple((start + number, sample) for number, sample in enumerate(inserted)),
+    )
+    return push(store, _tr("Restore {rows}").format(rows=rows_text(len(pairs))), edit)

@@ -52,7 +52,7 @@ class _Thread(QThread):
         """Do the work; a failure is kept for the GUI thread."""
         try:
             self.result = self._work(self.reporter)
-        except Exception as error:  # noqa: BLE001 - the thread boundary
+        except Exception as error:
             log.info("Background work ended early: %s", error, exc_info=True)
             self.error = error
 

@@ -27,6 +27,7 @@ from so8t_studio.widgets.history import History, smooth
 from so8t_studio.widgets.legend import Legend
 
 FRAME_MS = 100
+FEW_POINTS = 200
 
 
 @dataclass
@@ -38,6 +39,7 @@ class _Series:
     smoothed: History | None = None
     band: tuple[History, History] | None = None
     curve: pg.PlotCurveItem | None = None
+    dots: pg.ScatterPlotItem | None = None
     band_curves: tuple[pg.PlotCurveItem, pg.PlotCurveItem] | None = None
     band_fill: pg.FillBetweenItem | None = None
     visible: bool = True
@@ -140,15 +142,27 @@ class LivePlot(QFrame):
 
     # -- data -----------------------------------------------------------------------------------
     def add_series(
-        self, key: str, name: str, color: int | str | None = None, *, dashed: bool = False
+        self,
+        key: str,
+        name: str,
+        color: int | str | None = None,
+        *,
+        dashed: bool = False,
+        points: bool = False,
     ) -> None:
-        """Declare a curve; ``color`` is a chart colour number or the name of a token."""
+        """Declare a curve; ``color`` is a chart colour number or the name of a token.
+
+        ``points`` marks each value while there are few, so that a single one is visible.
+        """
         if key in self._series:
             return
         chosen = len(self._series) if color is None else color
         series = _Series(name, chosen, dashed)
         series.curve = pg.PlotCurveItem(connect="finite")
         self._plot.addItem(series.curve)
+        if points:
+            series.dots = pg.ScatterPlotItem(size=6, pxMode=True)
+            self._plot.addItem(series.dots)
         self._series[key] = series
         self._style_series(series)
         self.legend.add(key, name, self._ink(series), dashed=dashed)
@@ -210,6 +224,8 @@ class LivePlot(QFrame):
         self.clear()
         for series in self._series.values():
             self._plot.removeItem(series.curve)
+            if series.dots is not None:
+                self._plot.removeItem(series.dots)
             if series.band_fill is not None:
                 self._plot.removeItem(series.band_fill)
         self._series.clear()
@@ -262,6 +278,8 @@ class LivePlot(QFrame):
             if series.curve is None:
                 continue
             series.curve.setVisible(series.visible)
+            if series.dots is not None:
+                series.dots.setVisible(series.visible)
             if series.band_fill is not None:
                 series.band_fill.setVisible(series.visible)
             if not series.visible:
@@ -269,6 +287,9 @@ class LivePlot(QFrame):
             x, y = self._drawn(series).visible(first, last, columns)
             y = self._scaled(y)
             series.curve.setData(x, y)
+            if series.dots is not None:
+                few = len(x) <= FEW_POINTS
+                series.dots.setData(x if few else [], y if few else [])
             bounds = [y]
             if series.band is not None and series.band_curves is not None:
                 for edge, curve in zip(series.band, series.band_curves, strict=True):
@@ -405,6 +426,9 @@ class LivePlot(QFrame):
             pen.setStyle(Qt.PenStyle.DashLine)
         if series.curve is not None:
             series.curve.setPen(pen)
+        if series.dots is not None:
+            series.dots.setBrush(ink)
+            series.dots.setPen(None)
         if series.band_fill is not None:
             soft = QColor(ink)
             soft.setAlpha(40)

@@ -26,6 +26,12 @@ WORDS = ("kill the process", "会議室を予約", "shred papers", "contract", "
 QUERIES = ("", "label:REFUSE", "lang:ja", "-lang:ja contract", "length>3", "/p.p/", "tag:seen",
            "split:test", "kill", '"the process"', "-label:ALLOW,REFUSE", "word:x")  # fmt: skip
 
+SORTS = st.lists(
+    st.tuples(st.sampled_from(["request", "label", "length", "split"]), st.booleans()),
+    max_size=2,
+    unique_by=lambda key: key[0],
+)
+
 
 def make(number: int, label: Label = Label.ALLOW) -> Sample:
     return Sample(
@@ -190,8 +196,7 @@ class DatasetMachine(RuleBasedStateMachine):
         self.query = text
         self.model.set_query(parse_query(text))
 
-    @rule(keys=st.lists(st.tuples(st.sampled_from(["request", "label", "length", "split"]),
-                                  st.booleans()), max_size=2, unique_by=lambda k: k[0]))  # fmt: skip
+    @rule(keys=SORTS)
     def sort_by(self, keys: list[tuple[str, bool]]) -> None:
         self.sort = tuple(keys)
         self.model.set_sort(self.sort)

@@ -170,7 +170,7 @@ def test_a_damaged_recording_is_an_error_and_the_others_stay(
     path = page._run(page._opened.run_id).rotation_files()[1]  # type: ignore[union-attr]
     path.write_bytes(path.read_bytes()[:100])
     page.scrubber.slider.setValue(1)
-    qtbot.waitUntil(lambda: page.banner.isVisible())
+    qtbot.waitUntil(page.banner.isVisible)
     assert page.banner.kind == "error" and "step-00000010" in page.banner.text()
     page.scrubber.slider.setValue(2)
     qtbot.waitUntil(lambda: page._frame is not None and page._frame.recording.step == 20)

@@ -112,7 +112,7 @@ class FacetPanel(QTreeWidget):
             label = next(one for one in LABELS if one.value == value)
             shown = f"{SIGNS[label]}  {value}"
         item = QTreeWidgetItem([shown, f"{count:,}"])
-        item.setTextAlignment(1, int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter))
+        item.setTextAlignment(1, Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         item.setForeground(1, Theme.instance().color("text_muted"))
         if name == "label":
             item.setForeground(0, Theme.instance().color(TOKENS[label]))

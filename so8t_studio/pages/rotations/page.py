@@ -33,10 +33,10 @@ from so8t_studio.pages.rotations.health_panel import HealthPanel
 from so8t_studio.pages.rotations.loading import Frame, OpenedRun, RotationReader, RunChoice
 from so8t_studio.pages.rotations.matrix_row import HoveredCell, MatrixRow
 from so8t_studio.pages.rotations.scrubber import Scrubber
-from so8t_studio.pages.rotations.side_by_side import SideBySide
 from so8t_studio.pages.rotations.timeline_panel import TimelinePanel
 from so8t_studio.widgets.banner import Banner
 from so8t_studio.widgets.empty_state import EmptyState
+from so8t_studio.widgets.side_by_side import SideBySide
 
 FOLLOW_MS = 2000
 HEALTH_WIDTH = 296

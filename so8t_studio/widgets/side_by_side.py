@@ -46,7 +46,7 @@ class SideBySide(QWidget):
         """True while the parts are below each other."""
         return self._layout.direction() == QBoxLayout.Direction.TopToBottom
 
-    def minimumSizeHint(self) -> QSize:  # noqa: N802
+    def minimumSizeHint(self) -> QSize:
         """Ask for the width of the stacked arrangement, so that the window can shrink to it."""
         main, side = self._main.minimumSizeHint(), self._side.minimumSizeHint()
         main = main.expandedTo(self._main.minimumSize())
@@ -55,7 +55,7 @@ class SideBySide(QWidget):
             return QSize(max(main.width(), side.width()), main.height() + side.height() + GAP)
         return QSize(max(main.width(), side.width()), max(main.height(), side.height()))
 
-    def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802
+    def resizeEvent(self, event: QResizeEvent) -> None:
         """Choose the arrangement by the width."""
         super().resizeEvent(event)
         self._arrange(event.size().width())

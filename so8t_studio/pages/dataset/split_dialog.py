@@ -1,0 +1,169 @@
+"""Divide the data: stratified, seeded, near-duplicates together, with a table of the result."""
+
+from __future__ import annotations
+
+import msgspec
+from PySide6.QtCore import Qt, QTimer, Slot
+from PySide6.QtWidgets import (
+    QCheckBox,
+    QDialog,
+    QDialogButtonBox,
+    QFormLayout,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QSpinBox,
+    QTableWidget,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from so8t_engine.samples.schema import Sample
+from so8t_engine.samples.split import assign_splits, split_table
+from so8t_studio.commands.dataset import assign_all_splits
+from so8t_studio.models.background import Reporter, Task
+from so8t_studio.models.dataset_store import DatasetStore
+
+
+class SplitDialog(QDialog):
+    """Shows what a split would be; applies it as one undo step. The test split stays locked."""
+
+    def __init__(self, store: DatasetStore, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._store = store
+        self._result: list[Sample] = []
+        self._task: Task | None = None
+        self.setObjectName("splitDialog")
+        self.setWindowTitle(self.tr("Split the data"))
+        self.resize(560, 520)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(20, 16, 20, 16)
+        column.setSpacing(12)
+        words = QLabel(
+            self.tr(
+                "Labels and languages are divided in the same proportion, and rows that say "
+                "almost the same always stay together. Rows of the test split are never moved."
+            )
+        )
+        words.setWordWrap(True)
+        words.setProperty("role", "muted")
+        column.addWidget(words)
+        form = QFormLayout()
+        self.share = QSpinBox()
+        self.share.setObjectName("splitShare")
+        self.share.setAccessibleName(self.tr("Validation share in percent"))
+        self.share.setRange(1, 50)
+        self.share.setValue(15)
+        self.share.setSuffix(" %")
+        form.addRow(self.tr("Held out for validation"), self.share)
+        self.seed = QSpinBox()
+        self.seed.setObjectName("splitSeed")
+        self.seed.setAccessibleName(self.tr("Seed"))
+        self.seed.setRange(0, 2**31 - 1)
+        self.seed.setValue(17)
+        form.addRow(self.tr("Seed"), self.seed)
+        self.again = QCheckBox(self.tr("Divide rows again that have a split already"))
+        self.again.setObjectName("splitAgain")
+        self.again.setAccessibleName(self.again.text())
+        form.addRow("", self.again)
+        column.addLayout(form)
+        self.progress = QProgressBar()
+        self.progress.setObjectName("splitProgress")
+        self.progress.setAccessibleName(self.tr("Progress of the split"))
+        self.progress.setTextVisible(False)
+        column.addWidget(self.progress)
+        self.table = QTableWidget()
+        self.table.setObjectName("splitTable")
+        self.table.setAccessibleName(self.tr("Rows by label, language and split"))
+        self.table.verticalHeader().hide()
+        self.table.horizontalHeader().setDefaultAlignment(
+            Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter
+        )
+        self.table.setShowGrid(False)
+        self.table.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
+        column.addWidget(self.table, 1)
+        buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Cancel)
+        self.apply_button = QPushButton(self.tr("Apply"))
+        self.apply_button.setObjectName("splitApply")
+        self.apply_button.setAccessibleName(self.tr("Apply the split"))
+        self.apply_button.setProperty("kind", "primary")
+        buttons.addButton(self.apply_button, QDialogButtonBox.ButtonRole.AcceptRole)
+        buttons.accepted.connect(self._on_accepted)
+        buttons.rejected.connect(self.reject)
+        column.addWidget(buttons)
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(250)
+        self._timer.timeout.connect(self._run)
+        self.share.valueChanged.connect(self._on_changed)
+        self.seed.valueChanged.connect(self._on_changed)
+        self.again.toggled.connect(self._on_changed)
+        self._run()
+
+    @Slot()
+    def _on_changed(self) -> None:
+        self.apply_button.setEnabled(False)
+        self._timer.start()
+
+    @Slot()
+    def _run(self) -> None:
+        self._stop()
+        self.apply_button.setEnabled(False)
+        self.progress.setRange(0, 0)
+        self.progress.setVisible(True)
+        samples = list(self._store.samples)
+        if self.again.isChecked():
+            samples = [
+                s if s.split == "test" else msgspec.structs.replace(s, split="") for s in samples
+            ]
+        fraction, seed = self.share.value() / 100, self.seed.value()
+
+        def work(reporter: Reporter) -> list[Sample]:
+            return assign_splits(
+                samples, validation_fraction=fraction, seed=seed,
+                progress=reporter.progress, cancelled=reporter.cancelled,
+            )  # fmt: skip
+
+        self._task = Task(work, self)
+        self._task.progressed.connect(self._on_progressed)
+        self._task.succeeded.connect(self._on_succeeded)
+        self._task.start()
+
+    def _stop(self) -> None:
+        if self._task is not None:
+            self._task.stop()
+            self._task.deleteLater()
+            self._task = None
+
+    def done(self, code: int) -> None:
+        """Close; work that still goes on is ended first."""
+        self._timer.stop()
+        self._stop()
+        super().done(code)
+
+    @Slot(object)
+    def _on_progressed(self, value: tuple[int, int]) -> None:
+        self.progress.setRange(0, max(value[1], 1))
+        self.progress.setValue(value[0])
+
+    @Slot(object)
+    def _on_succeeded(self, result: list[Sample]) -> None:
+        self._result = result
+        self.progress.setVisible(False)
+        self.apply_button.setEnabled(True)
+        columns = [self.tr("Label"), self.tr("Language"), "train", "validation", "test"]
+        self.table.setColumnCount(len(columns))
+        self.table.setHorizontalHeaderLabels(columns)
+        rows = split_table(result)
+        self.table.setRowCount(len(rows))
+        for number, ((label, language), counts) in enumerate(rows.items()):
+            cells = [label, language or self.tr("(none)")]
+            cells += [f"{counts.get(split, 0):,}" for split in columns[2:]]
+            for place, text in enumerate(cells):
+                self.table.setItem(number, place, QTableWidgetItem(text))
+
+    @Slot()
+    def _on_accepted(self) -> None:
+        assign_all_splits(self._store, self._result)
+        self.accept()
