@@ -238,8 +238,7 @@ def _shortcuts(samples: Sequence[Sample], labels: Counter[str]) -> list[Note]:
     return [
         Note(
             kind="shortcut",
-            text=f"“{value}” stands in {size:,} rows, of which {most:,} are {label}: "
-            "the model may learn the word instead of the meaning.",
+            text=f"“{value}”: {most:,} of {size:,} rows are {label}.",
             query=f"{field}:{value}",
         )
         for _, field, value, label, most, size in found[:20]

@@ -51,10 +51,11 @@ def read_journal(path: Path, base: str) -> list[Edit] | None:
     """Return the edits that belong on top of the dataset whose hash is ``base``.
 
     Returns:
-        The edits, oldest first; None if the journal starts from another file. A torn last line,
-        as a crash leaves it, is passed over.
+        The edits, oldest first; None if it holds edits of another file only. A torn last line, as
+        a crash leaves it, is passed over.
     """
     edits: list[Edit] | None = None
+    strangers = False
     with path.open("rb") as stream:
         for line in stream:
             try:
@@ -63,9 +64,11 @@ def read_journal(path: Path, base: str) -> list[Edit] | None:
                 break
             if found.base:
                 edits = [] if found.base == base else edits
-            elif edits is not None:
+            elif edits is None:
+                strangers = True
+            else:
                 edits.append(Edit(found.removed, found.changed, found.inserted))
-    return edits
+    return [] if edits is None and not strangers else edits
 
 
 def set_aside(path: Path) -> Path:

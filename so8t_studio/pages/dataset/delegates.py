@@ -19,7 +19,7 @@ from so8t_studio.theme import Theme
 from so8t_studio.widgets.label_chip import SIGNS, TOKENS
 
 Index = QModelIndex | QPersistentModelIndex
-ROW_HEIGHT = 44
+ROW_HEIGHT = 52
 
 
 class LabelDelegate(QStyledItemDelegate):

@@ -26,6 +26,7 @@ from so8t_engine.samples.schema import SPLITS, Sample
 from so8t_studio.commands.dataset import relabel, set_field, set_split
 from so8t_studio.models.dataset_store import DatasetStore
 from so8t_studio.models.sample_table import is_right_to_left
+from so8t_studio.theme import Theme
 from so8t_studio.widgets.label_chip import SIGNS, TOKENS
 
 _COMMIT_AFTER_MS = 700
@@ -45,7 +46,7 @@ class TextField(QPlainTextEdit):
         self.setAccessibleName(title)
         self.setTabChangesFocus(True)
         self.setMinimumHeight(self.fontMetrics().lineSpacing() * lines + 18)
-        self.setMaximumHeight(self.fontMetrics().lineSpacing() * (lines + 3) + 18)
+        self.setMaximumHeight(self.fontMetrics().lineSpacing() * (lines + 2) + 18)
         self.session = ""
         self._shown = ""
         self._timer = QTimer(self)
@@ -123,12 +124,12 @@ class LabelButtons(QWidget):
             button.setToolTip(self.tr("Give this row the label {label} (key {number})").format(
                 label=label.value, number=number))  # fmt: skip
             button.setCheckable(True)
-            button.setProperty("label", TOKENS[label])
-            button.setStyleSheet("padding-left: 6px; padding-right: 6px;")
             self._group.addButton(button)
             self.buttons[label] = button
             row.addWidget(button, 1)
         self._group.buttonClicked.connect(self._on_button_clicked)
+        Theme.instance().changed.connect(self._on_theme_changed)
+        self._on_theme_changed()
 
     def set_label(self, label: Label | None) -> None:
         """Check the button of a label; None checks none."""
@@ -136,6 +137,18 @@ class LabelButtons(QWidget):
         for own, button in self.buttons.items():
             button.setChecked(own is label)
         self._group.setExclusive(True)
+
+    @Slot()
+    def _on_theme_changed(self) -> None:
+        tokens = Theme.instance().tokens
+        for label, button in self.buttons.items():
+            ink, fill = getattr(tokens, TOKENS[label]), getattr(tokens, f"{TOKENS[label]}_soft")
+            button.setStyleSheet(
+                "QPushButton { padding: 6px 4px; }"
+                f"QPushButton:checked {{ color: {ink}; background: {fill};"
+                f" border: 1px solid {ink}; font-weight: 700; }}"
+                f"QPushButton:focus {{ border: 2px solid {ink}; padding: 5px 3px; }}"
+            )
 
     @Slot(object)
     def _on_button_clicked(self, clicked: object) -> None:
@@ -170,10 +183,10 @@ class DetailPane(QScrollArea):
         column.addWidget(self.labels)
         self.fields: dict[str, TextField] = {}
         for field, title, lines in (
-            ("request", self.tr("Request"), 4),
-            ("context", self.tr("Context"), 2),
+            ("request", self.tr("Request"), 3),
+            ("context", self.tr("Context"), 1),
             ("rationale", self.tr("Rationale"), 2),
-            ("response", self.tr("Response"), 3),
+            ("response", self.tr("Response"), 2),
         ):
             self._add_text(column, field, title, lines)
         self.lines: dict[str, QLineEdit] = {}

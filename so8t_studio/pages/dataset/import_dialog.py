@@ -50,7 +50,7 @@ class ImportDialog(QDialog):
         self._task: Task | None = None
         self.setObjectName("importDialog")
         self.setWindowTitle(self.tr("Import {file}").format(file=path.name))
-        self.resize(860, 560)
+        self.resize(960, 600)
         column = QVBoxLayout(self)
         column.setContentsMargins(20, 16, 20, 16)
         column.setSpacing(10)
@@ -87,6 +87,9 @@ class ImportDialog(QDialog):
         table.setObjectName(name)
         table.setAccessibleName(title)
         table.verticalHeader().hide()
+        table.horizontalHeader().setDefaultAlignment(
+            Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter
+        )
         table.setShowGrid(False)
         table.setWordWrap(False)
         table.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
@@ -318,7 +321,7 @@ class ImportDialog(QDialog):
                 table.setItem(number, column, item)
             table.setItem(number, 4, QTableWidgetItem(rejected.raw))
         table.blockSignals(False)
-        for column, width in enumerate((60, 80, 130, 280)):
+        for column, width in enumerate((60, 80, 120, 360)):
             table.setColumnWidth(column, width)
         table.horizontalHeader().setSectionResizeMode(4, QHeaderView.ResizeMode.Stretch)
 

@@ -38,7 +38,8 @@ from so8t_studio.widgets.empty_state import EmptyState
 
 _FORM = "dataset"
 _REFRESH_MS = 120
-_WIDE = 1000
+_WIDE = 1200
+_NARROW = 900
 
 
 class DatasetPage(Page):
@@ -100,6 +101,7 @@ class DatasetPage(Page):
         row.setContentsMargins(0, 0, 0, 0)
         row.setSpacing(4)
         acts = self.actions_
+        self._tools: list[QToolButton] = []
         beside, only = (
             Qt.ToolButtonStyle.ToolButtonTextBesideIcon,
             Qt.ToolButtonStyle.ToolButtonIconOnly,
@@ -119,6 +121,8 @@ class DatasetPage(Page):
             button.setObjectName(action.objectName().replace("action_", "button_"))
             button.setAccessibleName(action.text())
             button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+            button.setProperty("mayShrink", style == beside)
+            self._tools.append(button)
             row.addWidget(button)
         row.addStretch(1)
         self.facets_button = QToolButton()
@@ -167,14 +171,14 @@ class DatasetPage(Page):
         self.tabs = QTabWidget()
         self.tabs.setObjectName("datasetTabs")
         self.tabs.setDocumentMode(True)
-        self.tabs.setMinimumWidth(300)
+        self.tabs.setMinimumWidth(320)
         self.tabs.addTab(self.detail, self.tr("Row"))
         self.tabs.addTab(self.quality, self.tr("Quality"))
         self.tabs.addTab(self.statistics, self.tr("Statistics"))
         for part, stretch in ((self.facets, 0), (self.table, 3), (self.tabs, 1)):
             self.splitter.addWidget(part)
             self.splitter.setStretchFactor(self.splitter.count() - 1, stretch)
-        self.splitter.setSizes([190, 640, 340])
+        self.splitter.setSizes([180, 680, 320])
         column.addWidget(self.splitter, 1)
         return area
 
@@ -232,6 +236,14 @@ class DatasetPage(Page):
         """Show the facets by default only where there is room."""
         super().resizeEvent(event)
         self._show_facets()
+        narrow = self.width() < _NARROW
+        for button in self._tools:
+            if button.property("mayShrink"):
+                button.setToolButtonStyle(
+                    Qt.ToolButtonStyle.ToolButtonIconOnly
+                    if narrow
+                    else Qt.ToolButtonStyle.ToolButtonTextBesideIcon
+                )
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         """Escape goes back to the table, and from there to all rows."""

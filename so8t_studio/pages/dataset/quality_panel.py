@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from PySide6.QtCore import Qt, Signal, Slot
 from PySide6.QtGui import QHideEvent, QShowEvent
 from PySide6.QtWidgets import (
+    QAbstractButton,
     QFrame,
     QHBoxLayout,
     QLabel,
@@ -15,12 +16,13 @@ from PySide6.QtWidgets import (
     QPushButton,
     QScrollArea,
     QSizePolicy,
+    QToolButton,
     QVBoxLayout,
     QWidget,
 )
 
 from so8t_engine.samples.duplicates import ScanCancelled
-from so8t_engine.samples.quality import FIXABLE, QualityReport, check
+from so8t_engine.samples.quality import FIXABLE, Note, QualityReport, check
 from so8t_studio.commands.dataset import fix_rows, rows_text
 from so8t_studio.models.background import Reporter, Task
 from so8t_studio.models.dataset_store import DatasetStore
@@ -215,9 +217,9 @@ class QualityPanel(QScrollArea):
                     rows=count, groups=f"{len(finding.groups):,}"
                 )
             self._cards.addWidget(self._card(finding.kind, words, count, f"issue:{finding.kind}"))
-        for note in self._report.notes:
-            self._cards.addWidget(self._card(note.kind, self._words(note.kind), note.text,
-                                             note.query))  # fmt: skip
+        for kind in dict.fromkeys(note.kind for note in self._report.notes):
+            notes = [note for note in self._report.notes if note.kind == kind]
+            self._cards.addWidget(self._note_card(kind, notes))
 
     def _words(self, kind: str) -> str:
         titles = {
@@ -233,8 +235,8 @@ class QualityPanel(QScrollArea):
             "no_rationale": self.tr("No rationale"),
             "personal": self.tr("Personal data (mail, phone, card)"),
             "imbalance": self.tr("Label imbalance"),
-            "coverage": self.tr("One-sided category"),
-            "shortcut": self.tr("Shortcut word"),
+            "coverage": self.tr("One-sided categories"),
+            "shortcut": self.tr("Shortcut words"),
         }
         return titles.get(kind, kind)
 
@@ -274,6 +276,34 @@ class QualityPanel(QScrollArea):
         column.addLayout(row)
         return card
 
+    def _note_card(self, kind: str, notes: Sequence[Note]) -> QFrame:
+        """Return one card for all notes of a kind, a line with a button each."""
+        explanations = {
+            "imbalance": self.tr("The persona will lean towards the labels that it sees most."),
+            "coverage": self.tr("The model may learn the topic instead of the danger."),
+            "shortcut": self.tr(
+                "These words or languages nearly give the label away; the model may learn the "
+                "word instead of the meaning."
+            ),
+        }
+        card = self._card(kind, self._words(kind), explanations.get(kind, ""), "")
+        column = card.layout()
+        assert isinstance(column, QVBoxLayout)
+        for number, note in enumerate(notes):
+            row = QHBoxLayout()
+            words = QLabel(note.text)
+            words.setWordWrap(True)
+            row.addWidget(words, 1)
+            show = QToolButton()
+            show.setText(self.tr("Show"))
+            show.setObjectName(f"note_{kind}_{number}")
+            show.setAccessibleName(self.tr("Show rows: {title}").format(title=note.text))
+            show.setProperty("query", note.query)
+            show.clicked.connect(self._on_show_clicked)
+            row.addWidget(show, 0, Qt.AlignmentFlag.AlignTop)
+            column.addLayout(row)
+        return card
+
     def _fix_words(self, kind: str) -> str:
         return {
             "duplicate": self.tr("Keep one of each"),
@@ -286,7 +316,7 @@ class QualityPanel(QScrollArea):
     @Slot()
     def _on_show_clicked(self) -> None:
         button = self.sender()
-        if isinstance(button, QPushButton):
+        if isinstance(button, QAbstractButton):
             self.query_requested.emit(button.property("query"))
 
     @Slot()

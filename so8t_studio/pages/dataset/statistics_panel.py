@@ -6,11 +6,14 @@ from PySide6.QtCore import Qt, Signal, Slot
 from PySide6.QtGui import QShowEvent
 from PySide6.QtWidgets import QFrame, QLabel, QScrollArea, QVBoxLayout, QWidget
 
+from so8t_engine.labels import LABELS
 from so8t_engine.samples.query import quote
 from so8t_engine.samples.stats import Lengths, Statistics, summarize, token_counter
 from so8t_studio.models.background import Reporter, Task
 from so8t_studio.models.dataset_store import DatasetStore
 from so8t_studio.pages.dataset.charts import Histogram, StackedBars
+from so8t_studio.theme import Theme
+from so8t_studio.widgets.label_chip import SIGNS, TOKENS
 
 _MAX_CATEGORIES = 30
 
@@ -36,6 +39,10 @@ class StatisticsPanel(QScrollArea):
         column = QVBoxLayout(body)
         column.setContentsMargins(4, 8, 10, 8)
         column.setSpacing(6)
+        self.legend = QLabel()
+        self.legend.setObjectName("chartLegend")
+        self.legend.setTextFormat(Qt.TextFormat.RichText)
+        column.addWidget(self.legend)
         self.languages = StackedBars(self.tr("Rows by language and label"))
         self.languages.setObjectName("chartLanguages")
         self.languages.chosen.connect(self._on_language_chosen)
@@ -66,6 +73,18 @@ class StatisticsPanel(QScrollArea):
                 column.addWidget(note)
             column.addSpacing(6)
         column.addStretch(1)
+        Theme.instance().changed.connect(self._on_theme_changed)
+        self._on_theme_changed()
+
+    @Slot()
+    def _on_theme_changed(self) -> None:
+        tokens = Theme.instance().tokens
+        parts = [
+            f'<span style="color:{getattr(tokens, TOKENS[label])}">■</span>'
+            f" {SIGNS[label]} {label.value}"
+            for label in LABELS
+        ]
+        self.legend.setText("&nbsp;&nbsp; ".join(parts))
 
     def mark_stale(self) -> None:
         """The data changed; count again if somebody looks."""

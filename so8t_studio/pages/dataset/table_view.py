@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from PySide6.QtCore import QItemSelectionModel, QModelIndex, QPoint, Qt, Signal, Slot
-from PySide6.QtGui import QAction, QKeyEvent
+from PySide6.QtGui import QAction, QKeyEvent, QResizeEvent
 from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QMenu, QTableView, QWidget
 
 from so8t_engine.labels import LABELS, Label
@@ -16,10 +16,13 @@ from so8t_studio.pages.dataset.delegates import (
     TextDelegate,
 )
 
-_WIDTHS = {"label": 128, "request": 360, "context": 180, "response": 220, "rationale": 220,
-           "category": 120, "language": 76, "tags": 110, "source": 110, "split": 90,
-           "length": 70, "id": 120}  # fmt: skip
-_SHOWN = ("label", "request", "category", "language", "split")
+_WIDTHS = {
+    "label": 122, "request": 320, "context": 180, "response": 220, "rationale": 220,
+    "category": 116, "language": 92, "tags": 110, "source": 110, "split": 90, "length": 76,
+    "id": 120,
+}  # fmt: skip
+# Until the user chooses columns: each with the width of the table from which on it is shown.
+_SHOWN_FROM = {"label": 0, "request": 0, "category": 480, "language": 580, "split": 680}
 _LABEL_KEYS = {Qt.Key.Key_1: LABELS[0], Qt.Key.Key_2: LABELS[1], Qt.Key.Key_3: LABELS[2]}
 
 
@@ -40,6 +43,7 @@ class SampleTableView(QTableView):
         self.setObjectName("sampleTable")
         self.setAccessibleName(self.tr("Samples"))
         self._samples = model
+        self._chosen_columns = False
         self.setModel(model)
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
@@ -80,15 +84,14 @@ class SampleTableView(QTableView):
                                   "Right-click to choose columns."))  # fmt: skip
         for column, name in enumerate(self._samples.COLUMNS):
             self.setColumnWidth(column, _WIDTHS[name])
-            self.setColumnHidden(column, name not in _SHOWN)
+            self.setColumnHidden(column, name not in _SHOWN_FROM)
         header.setSectionResizeMode(
             self._samples.COLUMNS.index("request"), QHeaderView.ResizeMode.Stretch
         )
         header.sortIndicatorChanged.connect(self._on_sort_indicator_changed)
         header.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
         header.customContextMenuRequested.connect(self._on_header_menu_requested)
-        header.sectionMoved.connect(self.columns_changed)
-        header.sectionResized.connect(self.columns_changed)
+        header.sectionMoved.connect(self._on_section_moved)
 
     # Rows
 
@@ -174,6 +177,7 @@ class SampleTableView(QTableView):
     def restore_columns(self, state: dict[str, object]) -> None:
         """Put columns back; names that are unknown are passed over."""
         header, names = self.horizontalHeader(), self._samples.COLUMNS
+        self._chosen_columns = True
         order, hidden, widths = (state.get(key) for key in ("order", "hidden", "widths"))
         if isinstance(order, list):
             for place, name in enumerate(name for name in order if name in names):
@@ -185,6 +189,20 @@ class SampleTableView(QTableView):
             for name, width in widths.items():
                 if name in names and isinstance(width, int) and 20 <= width <= 2000:
                     self.setColumnWidth(names.index(name), width)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Leave room for the request: narrow tables show fewer columns by default."""
+        super().resizeEvent(event)
+        if self._chosen_columns:
+            return
+        for column, name in enumerate(self._samples.COLUMNS):
+            least = _SHOWN_FROM.get(name)
+            self.setColumnHidden(column, least is None or self.width() < least)
+
+    @Slot()
+    def _on_section_moved(self) -> None:
+        self._chosen_columns = True
+        self.columns_changed.emit()
 
     @Slot(QPoint)
     def _on_header_menu_requested(self, place: QPoint) -> None:
@@ -209,6 +227,7 @@ class SampleTableView(QTableView):
     def _on_column_toggled(self, shown: bool) -> None:
         action = self.sender()
         if isinstance(action, QAction):
+            self._chosen_columns = True
             self.setColumnHidden(action.data(), not shown)
             self.columns_changed.emit()
 

@@ -110,7 +110,7 @@ class RunsPanel(QWidget):
         header.setHighlightSections(False)
         header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         header.setSectionResizeMode(2, QHeaderView.ResizeMode.Stretch)
-        self.table.setMinimumHeight(108)
+        self.table.setMinimumHeight(84)
         self.table.doubleClicked.connect(self._on_show_clicked)
         self.table.selectionModel().selectionChanged.connect(self._on_selection_changed)
         splitter.addWidget(self.table)
@@ -131,7 +131,7 @@ class RunsPanel(QWidget):
         self.compare.addTab(self.overlay_recall, self.tr("Refuse Recall"))
         self.compare.addTab(self.diff, self.tr("Differences of settings"))
         splitter.addWidget(self.compare)
-        self.compare.setMinimumHeight(200)
+        self.compare.setMinimumHeight(176)
         splitter.setSizes([240, 300])
         column.addWidget(splitter, 1)
         return holder
