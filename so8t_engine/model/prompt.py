@@ -91,7 +91,7 @@ class PromptBuilder:
         messages = [{"role": "system", "content": _POLICY}, {"role": "user", "content": _USER}]
         try:
             return self._render(messages)
-        except Exception as error:  # noqa: BLE001 - jinja errors of the template itself
+        except Exception as error:
             if "system" not in str(error).lower():
                 raise
             joined = f"{_POLICY}\n\n{_USER}" if policy else _USER

@@ -14,7 +14,7 @@ R_cmd only, though both passed through the same product.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn

@@ -27,6 +27,8 @@ from so8t_engine.specs import TrainSpec
 from so8t_engine.training.checkpoints import latest_intact
 from so8t_engine.training.data import Collator, EncodedSample, encode_samples
 from so8t_engine.training.losses import VerdictLoss
+from so8t_engine.training.memory import measure_step
+from so8t_engine.training.out_of_memory import MemoryWatch, is_out_of_memory
 from so8t_engine.training.prefix_cache import PrefixCache, base_fingerprint, cache_key
 from so8t_engine.training.reporter import Reporter, ReporterParts
 from so8t_engine.training.trainer import PersonaTrainer
@@ -60,6 +62,8 @@ class TrainingSession:
         self.point = point
         self.main = main
         self.spec: TrainSpec = run.spec()
+        self._memory = MemoryWatch(self.spec)
+        self._dry = False
 
     def execute(self, *, resume: bool) -> str:
         """Train to the end, a stop or a failure; return the closing sentence.
@@ -69,12 +73,10 @@ class TrainingSession:
         """
         try:
             return self._execute(resume)
-        except torch.OutOfMemoryError as error:
-            raise ResourceError(
-                "The GPU ran out of memory.",
-                why=str(error).split("\n", maxsplit=1)[0],
-                next_step="Lower the batch size, shorten max_tokens, or adapt fewer top layers.",
-            ) from error
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise self._out_of_memory(error) from error
         except (OSError, SafetensorError) as error:
             if not is_disk_full(error):
                 raise
@@ -107,14 +109,7 @@ class TrainingSession:
             ),
             self.state,
         )
-        trainer = PersonaTrainer(
-            prepared.model,
-            self._arguments(prepared.base, steps),
-            spec,
-            prepared.train,
-            prepared.collator,
-            VerdictLoss(spec.loss, prepared.labels),
-        )
+        trainer = self._trainer(prepared, steps)
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(reporter)
         reporter.trainer = trainer
@@ -122,6 +117,54 @@ class TrainingSession:
             reporter.restore(checkpoint)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         return self._conclude(reporter, trainer.state.global_step, steps)
+
+    def _trainer(self, prepared: Prepared, steps: int) -> PersonaTrainer:
+        return PersonaTrainer(
+            prepared.model,
+            self._arguments(prepared.base, steps),
+            self.spec,
+            prepared.train,
+            prepared.collator,
+            VerdictLoss(self.spec.loss, prepared.labels),
+        )
+
+    # -- memory --------------------------------------------------------------------------------
+
+    def dry_run(self) -> dict[str, Any]:
+        """Take one step with the longest samples, keep nothing, and return what it needed.
+
+        Returns:
+            ``estimate`` and ``host`` (bytes by part), ``estimated`` (their sum on the device),
+            ``peak`` and ``before`` (bytes measured), ``tokens`` of the longest sample, ``device``.
+
+        Raises:
+            So8tError: as :meth:`execute`; too little memory included.
+        """
+        self._dry = True
+        set_seed(self.spec.seed)
+        try:
+            prepared = self._prepare(longest=2 * self.spec.optim.batch_size)
+            measured = measure_step(self._trainer(prepared, 10))
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise self._out_of_memory(error) from error
+        found = self._memory.estimate()
+        return {
+            "estimate": found.device,
+            "host": found.host,
+            "estimated": found.total,
+            "peak": measured.peak,
+            "before": measured.before,
+            "tokens": measured.tokens,
+            "device": str(prepared.base.device),
+        }
+
+    def _out_of_memory(self, error: BaseException) -> ResourceError:
+        failure, offer = self._memory.explain(error)
+        if offer is not None and self.main:
+            self.job.emitter.emit(offer)
+        return failure
 
     # -- preparation ---------------------------------------------------------------------------
 
@@ -137,7 +180,8 @@ class TrainingSession:
         self.job.emitter.log(f"Resuming from {folder.name}.")
         return folder
 
-    def _prepare(self) -> Prepared:
+    def _prepare(self, *, longest: int = 0) -> Prepared:
+        """Load, encode and cache; ``longest`` keeps only so many of the longest samples."""
         spec, emitter = self.spec, self.job.emitter
         samples = self.run_store.samples()
         train = [sample for sample in samples if sample.split == "train"]
@@ -159,6 +203,10 @@ class TrainingSession:
         target = spec.loss.task_target if spec.loss.w_task else ""
         rows = encode_samples(train, prompts, task_target=target)
         held_out = encode_samples(validation, prompts)
+        self._memory.note(base, rows, len(prompts.head))
+        if longest:
+            rows = sorted(rows, key=lambda row: len(row.ids), reverse=True)[:longest]
+            held_out = []
         cut_short = sum(row.truncated for row in [*rows, *held_out])
         if cut_short:
             emitter.log(
@@ -238,7 +286,7 @@ class TrainingSession:
         fingerprint = base_fingerprint(base.folder, base.quantization)
         rows = [*train, *validation]
         key = cache_key(fingerprint, model.cut, base.dtype, prompts.head, rows)
-        folder = None if mode == "ram" else cache_root() / "prefix"
+        folder = None if mode == "ram" or self._dry else cache_root() / "prefix"
         shared, attached = PrefixCache(folder, mode=mode).attach(
             model,
             prompts.head,

@@ -330,9 +330,7 @@ def test_offloaded_parts_change_nothing(tiny_base: Bases, family: str) -> None:
 @pytest.mark.parametrize("family", ["llama", "qwen2"], ids=["tied", "untied"])
 @pytest.mark.parametrize("base_dtype", ["float32", "bfloat16", "float16", "nf4"])
 @pytest.mark.parametrize("dropped", [False, True])
-def test_parts_leave_the_gpu(
-    tiny_base: Bases, family: str, base_dtype: str, dropped: bool
-) -> None:
+def test_parts_leave_the_gpu(tiny_base: Bases, family: str, base_dtype: str, dropped: bool) -> None:
     nf4 = base_dtype == "nf4"
     base = load_base(
         tiny_base(family),

@@ -140,9 +140,7 @@ def test_killed_run_resumes_to_the_same_end(
     assert_same_end(whole, run)
 
 
-def test_two_processes_equal_one_at_equal_global_batch(
-    tiny_base: Bases, tmp_path: Path
-) -> None:
+def test_two_processes_equal_one_at_equal_global_batch(tiny_base: Bases, tmp_path: Path) -> None:
     # 17 rows in global batches of 4: the last batch leaves a process without any row; and some
     # micro-batches have no reply in one process only.
     samples = make_samples(23)
