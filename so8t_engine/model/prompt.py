@@ -131,7 +131,7 @@ class PromptBuilder:
         return EncodedRequest(ids=(*body, *self.tail), truncated=truncated)
 
     def encode_reply(self, text: str, *, limit: int) -> list[int]:
-        """Return the tokens of an assistant's text, at most ``limit``, and the end-of-turn token."""
+        """Return the tokens of an assistant's text, at most ``limit``, and the end of turn."""
         ids = self._plain.encode(text)[:limit]
         end = self._tokenizer.eos_token_id
         return [*ids, end] if end is not None else ids

@@ -2,7 +2,7 @@
 
 A rotation is ``R = exp(A)`` with ``A = θ − θᵀ``, where the strict upper triangle of θ holds 28 free
 numbers. ``Aᵀ = −A`` gives ``RᵀR = exp(−A) exp(A) = I`` and ``det R = exp(tr A) = exp(0) = +1``, so
-nothing has to "encourage" either (Hall, *Lie Groups, Lie Algebras, and Representations*, §2 and §3).
+nothing has to "encourage" either (Hall, *Lie Groups, Lie Algebras, and Representations*, §2, §3).
 Rotations act on column vectors. Nothing here is computed under autocast: a product under bf16
 autocast would silently lose 16 bits.
 """

@@ -1,7 +1,7 @@
 """Checkpoints that are complete or absent, verified by checksum, and free of pickle.
 
-A checkpoint folder is written under a temporary name, synced, sealed with ``manifest.json`` (SHA-256
-of every file) and then renamed. Whatever happens in between leaves the earlier ones untouched.
+A checkpoint folder is written under a temporary name, synced, sealed with ``manifest.json``
+(SHA-256 of every file) and then renamed. Whatever happens in between leaves the earlier ones untouched.
 """
 
 from __future__ import annotations
