@@ -11,7 +11,7 @@ import numpy as np
 import pyqtgraph as pg
 from numpy.typing import ArrayLike
 from PySide6.QtCore import QEvent, QObject, QPointF, Qt, QTimer, Slot
-from PySide6.QtGui import QColor, QPen, QShowEvent
+from PySide6.QtGui import QColor, QPaintEvent, QPen, QShowEvent
 from PySide6.QtWidgets import (
     QCheckBox,
     QFrame,
@@ -27,7 +27,9 @@ from so8t_studio.widgets.history import History, smooth
 from so8t_studio.widgets.legend import Legend
 
 FRAME_MS = 100
+WIDTH = 1.6
 FEW_POINTS = 200
+THIN_FROM = 400  # stroking a dense line wider than one pixel takes ten times as long
 
 
 @dataclass
@@ -43,6 +45,7 @@ class _Series:
     band_curves: tuple[pg.PlotCurveItem, pg.PlotCurveItem] | None = None
     band_fill: pg.FillBetweenItem | None = None
     visible: bool = True
+    thin: bool = False
 
 
 class LivePlot(QFrame):
@@ -286,6 +289,7 @@ class LivePlot(QFrame):
                 continue
             x, y = self._drawn(series).visible(first, last, columns)
             y = self._scaled(y)
+            self._set_width(series, thin=len(x) > THIN_FROM)
             series.curve.setData(x, y)
             if series.dots is not None:
                 few = len(x) <= FEW_POINTS
@@ -304,6 +308,14 @@ class LivePlot(QFrame):
         if self._auto:
             self._view.setXRange(first, last, padding=0.02)
             self._fit_y(float(low), float(high))
+
+    def _set_width(self, series: _Series, *, thin: bool) -> None:
+        if series.curve is None or series.thin == thin:
+            return
+        series.thin = thin
+        pen = QPen(series.curve.opts["pen"])
+        pen.setWidthF(1.0 if thin else WIDTH)
+        series.curve.setPen(pen)
 
     def _fit_y(self, low: float, high: float) -> None:
         if self._y_range is not None and not self._log:
@@ -352,7 +364,8 @@ class LivePlot(QFrame):
     # -- events ---------------------------------------------------------------------------------
     @Slot()
     def _on_frame_due(self) -> None:
-        if self._dirty and self.isVisible():
+        # A chart that is scrolled out of sight is drawn when it comes into sight (paintEvent).
+        if self._dirty and not self.visibleRegion().isEmpty():
             self.redraw()
 
     @Slot()
@@ -401,6 +414,12 @@ class LivePlot(QFrame):
         self._cross.hide()
         self._readout.setText("")
 
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """Draw what arrived while out of sight."""
+        super().paintEvent(event)
+        if self._dirty and not self._timer.isActive():
+            self._timer.start()
+
     def showEvent(self, event: QShowEvent) -> None:
         """Draw what arrived while hidden."""
         super().showEvent(event)
@@ -421,7 +440,7 @@ class LivePlot(QFrame):
         ink = self._ink(series)
         pen = QPen(ink)
         pen.setCosmetic(True)
-        pen.setWidthF(1.6)
+        pen.setWidthF(1.0 if series.thin else WIDTH)
         if series.dashed:
             pen.setStyle(Qt.PenStyle.DashLine)
         if series.curve is not None:
@@ -453,6 +472,7 @@ class LivePlot(QFrame):
             axis.setTextPen(muted)
             axis.setTickFont(theme.font(8.5))
             axis.enableAutoSIPrefix(False)
+            axis.setStyle(maxTickLevel=0)
             axis.label.setFont(theme.font(8.5))
         self._plot.getAxis("left").setWidth(58)
         style = {"color": muted.name(), "font-size": "8.5pt"}

@@ -221,6 +221,16 @@ def main() -> int:
         sys.stdout.write("\n".join(part) + "\n")
         sys.stdout.flush()
         wire.emit("bye", state="done", message="flooded")
+    elif name == "busy-train":
+        wire.listen()
+        count = os.cpu_count() or 2
+        busy = [subprocess.Popen([sys.executable, "-c", "while True: sum(range(10000))"])
+                for _ in range(count)]  # fmt: skip
+        try:
+            train(wire, options.steps, options.pace)
+        finally:
+            for process in busy:
+                process.kill()
     elif name == "garbage":
         wire.hello()
         sys.stdout.buffer.write(b'Loading weights: 50%|#####     |\n{"v": 1}\n\xff\xfe\x00bad\n')

@@ -39,7 +39,9 @@ def test_rail_and_shortcuts_show_pages(qtbot, window):
     window.activateWindow()
     qtbot.waitUntil(window.isActiveWindow, timeout=5000)
     for number, entry in enumerate(PAGES, start=1):
-        qtbot.keyClick(window, getattr(Qt.Key, f"Key_{number}"), Qt.KeyboardModifier.ControlModifier)
+        qtbot.keyClick(
+            window, getattr(Qt.Key, f"Key_{number}"), Qt.KeyboardModifier.ControlModifier
+        )
         assert window.current_page == entry.key
         assert window.findChild(QToolButton, f"rail_{entry.key}").isChecked()
     assert window.context.settings.values.page == PAGES[-1].key

@@ -33,7 +33,7 @@ def test_a_view_has_the_extremes_of_the_data(count, columns, seed, cuts):
     if inside.any():
         assert np.nanmin(seen_y) <= y[inside].min()
         assert np.nanmax(seen_y) >= y[inside].max()
-    assert len(seen_x) == len(seen_y) <= 4 * columns + 200
+    assert len(seen_x) == len(seen_y) <= 2 * columns + 40
     assert (np.diff(seen_x) >= 0).all()
 
 
