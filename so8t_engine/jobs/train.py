@@ -236,8 +236,8 @@ def _shared_run(
         except Exception as error:  # noqa: BLE001 - handed on to every process, then raised
             told = [(None, error)]
     dist.broadcast_object_list(told, src=0)
-    root, error = told[0]
-    if error is not None:
-        raise error
+    root, failure = told[0]
+    if failure is not None:
+        raise failure
     box[:] = [RunStore(Path(root))]
     return box[0]

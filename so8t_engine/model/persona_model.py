@@ -50,7 +50,7 @@ class SafetyHead(nn.Module):
             moved = fn(tensor)
             return tensor.to(moved.device) if moved.dtype != tensor.dtype else moved
 
-        super()._apply(keep_float32, recurse)
+        super()._apply(keep_float32, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def forward(self, x: Tensor) -> Tensor:
@@ -320,7 +320,7 @@ class PersonaModel(nn.Module):
         return hidden[:, shared:], hidden[0, :shared]
 
     def verdict_logits(self, hidden: Tensor, last: Tensor) -> Tensor:
-        """Return float32 logits ``[B, 3]`` of final-norm states ``[B, T, D]`` at ``last`` ``[B]``."""
+        """Return float32 logits ``[B, 3]`` of norm outputs ``[B, T, D]`` at ``last`` ``[B]``."""
         at_last = hidden[torch.arange(len(hidden), device=hidden.device), last]
         if self.gates is not None:
             at_last = self.gates.apply_head_safe(at_last)

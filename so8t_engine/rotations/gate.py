@@ -71,7 +71,7 @@ class GateBank(nn.Module):
             moved = fn(tensor)
             return tensor.to(moved.device) if moved.dtype != tensor.dtype else moved
 
-        super()._apply(keep_float32, recurse)
+        super()._apply(keep_float32, recurse)  # type: ignore[no-untyped-call]
         self.invalidate()
         return self
 

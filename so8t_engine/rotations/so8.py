@@ -53,7 +53,8 @@ def exp(generators: Tensor) -> Tensor:
     1.3e-5 (2e-5 for a product), and 8x8 matrices once an optimizer step cost next to nothing.
     """
     with _no_autocast(generators.device):
-        return torch.matrix_exp(generators.double()).to(generators.dtype)
+        result: Tensor = torch.matrix_exp(generators.double()).to(generators.dtype)
+    return result
 
 
 def rotation(theta: Tensor, strength: float = 1.0) -> Tensor:
@@ -90,7 +91,8 @@ def orthogonality_error(rotations: Tensor) -> Tensor:
 
 def determinant_error(rotations: Tensor) -> Tensor:
     """Return ``|det R − 1|`` of each matrix, ``[...]``, computed in float64."""
-    return (torch.linalg.det(rotations.detach().double()) - 1.0).abs()
+    determinants: Tensor = torch.linalg.det(rotations.detach().double())
+    return (determinants - 1.0).abs()
 
 
 def angles(rotations: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ def asked_and_free(error: BaseException) -> tuple[int | None, int | None]:
 
 
 def capacity(device: str) -> int:
-    """Return how many bytes a run may use on a device: 92 % of the GPU, or what the host can give."""
+    """Return how many bytes a run may use: 92 % of the GPU, or what the host can give."""
     if device == "cuda":
         return int(torch.cuda.mem_get_info()[1] * 0.92)
     import psutil
@@ -135,7 +135,7 @@ def _candidates(
             "optim.accumulation": accumulation * factor,
         }
         yield (
-            f"{smaller} samples a forward pass, {accumulation * factor} passes a step (same result)",
+            f"{smaller} samples a pass, {accumulation * factor} passes a step (same result)",
             dict(everything),
         )
     if spec.model.gradient_checkpointing != "on":

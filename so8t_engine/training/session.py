@@ -17,8 +17,9 @@ from transformers.trainer_callback import PrinterCallback
 from so8t_engine.errors import DataError, ResourceError, WorkspaceError
 from so8t_engine.events import Hello, Progress, Result
 from so8t_engine.jobs.runtime import Job
-from so8t_engine.model.adapter import AdapterHeader
+from so8t_engine.model.adapter import AdapterHeader, read_header
 from so8t_engine.model.base_cache import cache_root, resolve_base
+from so8t_engine.model.identity import base_identity
 from so8t_engine.model.loading import LoadedBase, load_base
 from so8t_engine.model.persona_model import PersonaModel
 from so8t_engine.model.prompt import PromptBuilder
@@ -94,6 +95,8 @@ class TrainingSession:
             prepared = self._prepare()
         except InterruptedError:
             return "Stopped before the first step; nothing was trained."
+        if checkpoint is not None:
+            self._require_same_base(checkpoint, prepared.header)
         self._hello(prepared)
         steps = self._total_steps(len(prepared.train))
         reporter = Reporter(
@@ -180,6 +183,14 @@ class TrainingSession:
         self.job.emitter.log(f"Resuming from {folder.name}.")
         return folder
 
+    def _require_same_base(self, checkpoint: Path, now: AdapterHeader) -> None:
+        if read_header(checkpoint).base_fingerprint != now.base_fingerprint:
+            raise WorkspaceError(
+                f"The base model of run {self.run_store.id} has changed since the run began.",
+                why="Its learned weights fit that base model only.",
+                next_step="Restore the base model, or start a new run.",
+            )
+
     def _prepare(self, *, longest: int = 0) -> Prepared:
         """Load, encode and cache; ``longest`` keeps only so many of the longest samples."""
         spec, emitter = self.spec, self.job.emitter
@@ -230,7 +241,7 @@ class TrainingSession:
             collator=Collator(shared, base.tokenizer.pad_token_id),
             header=AdapterHeader(
                 base=spec.base_model,
-                base_fingerprint=base_fingerprint(folder, "none"),
+                base_fingerprint=base_identity(folder),
                 hidden_size=model.hidden_size,
                 layers=tuple(model.layers),
                 max_tokens=spec.data.max_tokens,
