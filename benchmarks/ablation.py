@@ -1,7 +1,8 @@
 """Trains many configurations on the same rows and measures each on rows that none of them saw.
 
-    python benchmarks/ablation.py --train rows.jsonl --test unseen.jsonl --config "gates only:model.lora=null"
-        --config "top 10:model.adapt_layers=10" --seeds 1,2,3 --workers 6 --out results.jsonl
+    python benchmarks/ablation.py --train rows.jsonl --test unseen.jsonl \\
+        --config "gates only:model.lora=null" --config "top 10:model.adapt_layers=10" \\
+        --seeds 1,2,3 --workers 6 --out results.jsonl
 
 ``rows.jsonl`` carries a split for every row (``so8t data split``). Each configuration is a name and
 overrides of the preset given by ``--preset``. One line of JSON is appended per finished run, and a
