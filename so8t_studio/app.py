@@ -87,6 +87,7 @@ def close_context(context: AppContext) -> None:
     """End every process and thread of the context and free the workspace."""
     context.telemetry.stop()
     context.jobs.shutdown()
+    context.dataset.close()
     context.workspace.close()
 
 

@@ -77,16 +77,8 @@ def prepare_run(spec: TrainSpec, persona: Persona) -> RunStore:
     """
     samples = gather_samples(spec, persona)
     _require_space(persona.runs_dir)
-    run = RunStore.create(persona.runs_dir, spec, policy=spec.policy or persona.info.policy)
-    try:
-        run.save_samples(samples)
-    except OSError as error:
-        shutil.rmtree(run.root, ignore_errors=True)
-        raise WorkspaceError(
-            f"The data snapshot cannot be written: {error.strerror}.",
-            next_step="Free some disk space and start again.",
-        ) from error
-    return run
+    policy = spec.policy or persona.info.policy
+    return RunStore.create(persona.runs_dir, spec, policy=policy, samples=samples)
 
 
 def _require_space(folder: Path) -> None:

@@ -168,6 +168,12 @@ class TrainingSession:
         if wanted == "on" or (wanted == "auto" and base.device.type == "cuda"):
             model.recompute_activations()
         shared, rows, held_out = self._with_prefix(base, model, prompts, rows, held_out)
+        if base.device.type == "cuda":
+            dropped = shared.dim() == 2  # states are fed in above the frozen prefix
+            model.offload(
+                embeddings=dropped or spec.model.offload_embeddings, lm_head=not spec.loss.w_task
+            )
+            torch.cuda.empty_cache()
         return Prepared(
             base=base,
             model=model,
@@ -264,7 +270,7 @@ class TrainingSession:
 
     def _arguments(self, base: LoadedBase, steps: int) -> TrainingArguments:
         optim = self.spec.optim
-        return TrainingArguments(
+        arguments = TrainingArguments(
             output_dir=str(self.run_store.root / "trainer"),
             max_steps=steps,
             per_device_train_batch_size=optim.batch_size,
@@ -282,6 +288,9 @@ class TrainingSession:
             dataloader_pin_memory=False,
             average_tokens_across_devices=False,
         )
+        if arguments.n_gpu > 1:
+            arguments._n_gpu = 1  # one GPU a process; more of them come with `accelerate launch`
+        return arguments
 
     def _hello(self, prepared: Prepared) -> None:
         import accelerate

@@ -63,6 +63,12 @@ class PersonaTrainer(Trainer):
         super().__init__(
             model=model, args=arguments, train_dataset=SampleSet(rows), data_collator=collator
         )
+        # The persona's parts are where they belong (some of them off the device), and gradients are
+        # summed over processes by hand: neither placement nor a DDP wrapper is wanted.
+        self.accelerator.prepare_model = lambda prepared, **_: prepared
+
+    def _move_model_to_device(self, model: Any, device: torch.device) -> None:
+        """Leave the parts of the model where they are."""
 
     # -- data ----------------------------------------------------------------------------------
 

@@ -197,6 +197,8 @@ class DatasetStore(QObject):
 
     def close(self) -> None:
         """End the journal's thread; unsaved edits stay in the journal."""
+        # Its destructor clears it and would signal pages that ask it back while it goes.
+        self.undo_stack.blockSignals(True)
         if self._journal is not None:
             self._journal.close()
 

@@ -290,7 +290,9 @@ class LivePlot(QFrame):
             self._set_width(series, thin=len(x) > THIN_FROM)
             series.curve.setData(x, y)
             if series.dots is not None:
-                shown = np.isfinite(y) & (len(x) <= FEW_POINTS)
+                few = len(x) <= FEW_POINTS
+                # A scatter of nothing but gaps has no bounds; numpy would warn in every repaint.
+                shown = np.isfinite(y) if few else np.zeros(len(y), dtype=bool)
                 series.dots.setData(x[shown], y[shown])
             bounds = [y]
             if series.band is not None and series.band_curves is not None:

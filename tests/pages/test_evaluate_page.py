@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from PySide6.QtCore import Qt
+from PySide6.QtGui import QAction
 from pytestqt.qtbot import QtBot
 
 from so8t_engine.evaluation.metrics import summarize_rows
@@ -216,7 +217,9 @@ def test_base_and_trained_stand_side_by_side_in_the_list(
     qtbot: QtBot, context: AppContext, run: RunStore
 ) -> None:
     page = loaded(qtbot, context, run)
-    page.start_evaluation("validation", arm="base")
+    action = page.findChild(QAction, "evaluateBase")
+    assert action is not None
+    action.trigger()
     qtbot.waitUntil(lambda: page.evaluations.currentText() == "base-validation", timeout=20_000)
     settled(qtbot, page)
     assert "base model, untrained" in page.header.subtitle.text()
@@ -226,3 +229,16 @@ def test_base_and_trained_stand_side_by_side_in_the_list(
     assert "best checkpoint" in page.header.subtitle.text()
     assert page._scored is not None and page._scored.evaluation.run == run.id
     assert page._scored.evaluation.rows[2].label is Label.REFUSE
+
+
+def test_the_stepper_starts_an_evaluation_on_a_page_that_was_never_shown(
+    qtbot: QtBot, context: AppContext, run: RunStore
+) -> None:
+    context.open_persona("office-assistant")
+    page = EvaluatePage(context)
+    qtbot.addWidget(page)
+    page.show()
+    page.on_shown()
+    page.open_payload(("start", "validation"))
+    qtbot.waitUntil(lambda: page.stack.currentIndex() == 1, timeout=20_000)
+    assert (run.evaluations_dir / "validation.json").is_file()

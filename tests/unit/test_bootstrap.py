@@ -162,6 +162,9 @@ def test_a_changed_pyproject_is_installed(project: Path) -> None:
     assert again.returncode == 0 and "Setting up" in again.stdout
     python = project / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     assert subprocess.run([python, "-c", "import beta"]).returncode == 0
+    file.write_text(text + "\n[tool.ruff]\nline-length = 90\n", "utf-8")
+    third = start(project, "run")  # a linter's setting installs nothing
+    assert third.returncode == 0 and "Setting up" not in third.stdout
 
 
 def test_a_broken_environment_is_made_anew(project: Path) -> None:

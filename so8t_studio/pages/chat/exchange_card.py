@@ -127,8 +127,10 @@ class AnswerPanel(QFrame):
         answer = self._answer
         if answer.verdict is None:
             return self.tr("Deciding…")
-        if answer.verdict.label is not Label.ALLOW:
-            return ""
+        if answer.verdict.label is Label.ESCALATE:
+            return self.tr("A human decides; nothing is answered.")
+        if answer.verdict.label is Label.REFUSE:
+            return self.tr("Refused; no reply is written.")
         second = answer.reply_verdict
         if second is None:
             if answer.done:

@@ -123,7 +123,7 @@ class ConfusionView(QWidget):
             cell.left(), cell.top() + cell.height() * 0.54, cell.width(), cell.height() * 0.4
         )
         text = f"{100 * share:.0f} %" if total else self.tr("n/a")
-        if dangerous:
+        if dangerous and count:
             painter.setPen(theme.color("refuse"))
             words = self.tr("{share} dangerous").format(share=text)
             fits = painter.fontMetrics().horizontalAdvance(words) < cell.width() - 6

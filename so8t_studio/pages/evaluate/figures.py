@@ -39,7 +39,7 @@ class HeadlineTiles(QWidget):
                 numerator=ratio.numerator, denominator=ratio.denominator
             )
             if ratio.value is None:
-                detail = self.tr("n/a: no such sample or decision (0 of 0)")
+                detail = self.tr("Nothing to measure it on (0 of 0)")
             else:
                 detail = self.tr("{counts}   ·   95 % interval {low} to {high}").format(
                     counts=counts, low=f"{ratio.low:.2f}", high=f"{ratio.high:.2f}"

@@ -11,7 +11,6 @@ from PySide6.QtCore import Qt, Slot
 from PySide6.QtWidgets import (
     QComboBox,
     QFileDialog,
-    QMenu,
     QPushButton,
     QScrollArea,
     QStackedWidget,
@@ -39,11 +38,10 @@ from so8t_studio.pages.evaluate.loading import (
     open_evaluation,
 )
 from so8t_studio.pages.evaluate.point_panel import PointPanel
+from so8t_studio.pages.evaluate.start_menu import EvaluationWish, StartMenu
 from so8t_studio.widgets.banner import Banner
 from so8t_studio.widgets.empty_state import EmptyState
 from so8t_studio.widgets.side_by_side import SideBySide
-
-DATA_FILES = "*.jsonl *.json *.csv *.tsv *.parquet"
 
 
 class EvaluatePage(Page):
@@ -75,7 +73,7 @@ class EvaluatePage(Page):
         self.runs = self._choice("runChoice", self.tr("Run"), self.tr("The run to evaluate."), 266)
         self.runs.activated.connect(self._on_run_activated)
         self.evaluations = self._choice(
-            "evaluationChoice", self.tr("Evaluation"), self.tr("The stored result to show."), 110
+            "evaluationChoice", self.tr("Evaluation"), self.tr("The stored result to show."), 130
         )
         self.evaluations.activated.connect(self._on_evaluation_activated)
         self.report = QPushButton(self.tr("Report…"))
@@ -90,7 +88,9 @@ class EvaluatePage(Page):
         self.start.setAccessibleName(self.tr("Evaluate"))
         self.start.setToolTip(self.tr("Measure the chosen run on rows with known labels."))
         self.start.setProperty("kind", "primary")
-        self.start.setMenu(self._menu())
+        menu = StartMenu(self)
+        menu.wished.connect(self._on_evaluation_wished)
+        self.start.setMenu(menu)
         self.header.add_action(self.start)
         self.banner = Banner(dismissible=True)
         self.body.addWidget(self.banner)
@@ -114,21 +114,6 @@ class EvaluatePage(Page):
         box.setMinimumWidth(width)
         self.header.add_action(box)
         return box
-
-    def _menu(self) -> QMenu:
-        menu = QMenu(self)
-        menu.setObjectName("evaluateMenu")
-        for name, text, data, arm in (
-            ("evaluateValidation", self.tr("Validation split"), "validation", "trained"),
-            ("evaluateTest", self.tr("Test split"), "test", "trained"),
-            ("evaluateFile", self.tr("Test file…"), "", "trained"),
-            ("evaluateBase", self.tr("Base model, validation split"), "validation", "base"),
-        ):
-            action = menu.addAction(text)
-            action.setObjectName(name)
-            action.setData((data, arm))
-            action.triggered.connect(self._on_start_triggered)
-        return menu
 
     def _build_content(self) -> QWidget:
         content = QWidget()
@@ -386,19 +371,9 @@ class EvaluatePage(Page):
         self.context.post("success", self.tr("The persona now decides at this operating point."))
 
     # -- jobs -----------------------------------------------------------------------------------
-    @Slot()
-    def _on_start_triggered(self) -> None:
-        action = self.sender()
-        data, arm = action.data()  # type: ignore[union-attr]
-        if not data:
-            data, _filter = QFileDialog.getOpenFileName(
-                self,
-                self.tr("Choose a file with requests and labels"),
-                "",
-                self.tr("Datasets ({patterns});;All files (*)").format(patterns=DATA_FILES),
-            )
-        if data:
-            self.start_evaluation(data, arm=arm)
+    @Slot(object)
+    def _on_evaluation_wished(self, wish: EvaluationWish) -> None:
+        self.start_evaluation(wish.data, arm=wish.arm)
 
     def start_evaluation(self, data: str, *, arm: str = "trained") -> None:
         """Measure the chosen run on ``validation``, ``test`` or a file."""

@@ -119,6 +119,7 @@ class PersonaForm(QFrame):
         for field, text in ((self.name, info.name), (self.description, info.description)):
             if field.text() != text:
                 field.setText(text)
+                field.setCursorPosition(0)  # long text shows its beginning
         if self.policy.toPlainText() != info.policy:
             self.policy.blockSignals(True)
             self.policy.setPlainText(info.policy)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PySide6.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Signal, Slot
+from PySide6.QtCore import QEvent, QPointF, QRectF, QSize, Qt, QTimer, Signal, Slot
 from PySide6.QtGui import (
     QColor,
     QKeyEvent,
@@ -103,9 +103,18 @@ class MatrixRow(QWidget):
         return int(self._side(width)) + TOP + BOTTOM
 
     def resizeEvent(self, event: QResizeEvent) -> None:
-        """Keep the matrices square; layouts inside of scroll areas ignore heightForWidth."""
+        """Keep the matrices square; layouts inside of scroll areas ignore heightForWidth.
+
+        The height follows after the layouts are done: a change within their pass gets lost.
+        """
         super().resizeEvent(event)
-        self.setFixedHeight(self.heightForWidth(event.size().width()))
+        QTimer.singleShot(0, self, self._fit_height)
+
+    @Slot()
+    def _fit_height(self) -> None:
+        wanted = self.heightForWidth(self.width())
+        if self.minimumHeight() != wanted:
+            self.setFixedHeight(wanted)
 
     @staticmethod
     def _side(width: int) -> float:

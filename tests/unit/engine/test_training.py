@@ -241,9 +241,7 @@ def test_a_later_run_finds_the_cache_of_the_first(tiny_base: Bases, persona: Per
 # -- seeds ------------------------------------------------------------------------------------
 
 
-def test_same_seed_same_losses_other_seed_other_losses(
-    tiny_base: Bases, persona: Persona
-) -> None:
+def test_same_seed_same_losses_other_seed_other_losses(tiny_base: Bases, persona: Persona) -> None:
     spec = tiny_spec(
         tiny_base("llama"),
         model_lora=LoraSpec(rank=4, alpha=8.0, dropout=0.2),
@@ -358,9 +356,7 @@ def test_stop_saves_and_says_where(tiny_base: Bases, persona: Persona) -> None:
     assert [(event.step, event.reason) for event in saved] == [(3, "emergency")]
 
 
-def test_stop_while_the_prefix_is_cached_trains_nothing(
-    tiny_base: Bases, persona: Persona
-) -> None:
+def test_stop_while_the_prefix_is_cached_trains_nothing(tiny_base: Bases, persona: Persona) -> None:
     control = Control()
 
     def act(event: Any) -> None:
