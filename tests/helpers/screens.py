@@ -10,6 +10,7 @@ the pictures; a machine cannot tell whether they are good.
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 import tempfile
@@ -69,6 +70,14 @@ def train_states(window: MainWindow, scenario: str) -> Iterator[str]:
     yield "runs"
 
 
+def save(out: Path, window: MainWindow, tail: str, page: str, state: str) -> None:
+    """Write one picture after background reads and redraws had time to finish."""
+    settle(900)
+    name = f"{page}-{state}-{tail}.png"
+    window.grab().save(str(out / name))
+    print(name)
+
+
 def picture(out: Path, options: argparse.Namespace, *, starter: bool, scenario: str) -> None:
     """Grab all chosen pages of one workspace."""
     application = make_application()
@@ -85,12 +94,7 @@ def picture(out: Path, options: argparse.Namespace, *, starter: bool, scenario: 
                     width, _, height = size.partition("x")
                     window.resize(int(width), int(height))
 
-                    def grab(page: str, state: str, tail: str = f"{size}-{theme}") -> None:
-                        settle(900)
-                        name = f"{page}-{state}-{tail}.png"
-                        window.grab().save(str(out / name))
-                        print(name)
-
+                    grab = functools.partial(save, out, window, f"{size}-{theme}")
                     if scenario == "train":
                         for key in entries:
                             window.show_page(key)

@@ -181,6 +181,16 @@ def test_a_failure_says_what_why_and_what_next_and_copies_details(qtbot, opened)
     assert visible_buttons(page) == {"start"}
 
 
+def test_without_a_persona_the_page_leads_to_one(qtbot, opened):
+    page = opened()
+    asked: list[str] = []
+    page.context.navigation_requested.connect(lambda wish: asked.append(wish.page))
+    page.context.close_persona()
+    assert page.empty.isVisible() and not page.card.isVisible() and not page.tabs.isVisible()
+    qtbot.mouseClick(page.empty.button, LEFT)
+    assert asked == ["persona"]
+
+
 def test_a_crash_shows_the_last_output(qtbot, opened):
     page = opened("before-hello")
     press(qtbot, page, "trainStart")

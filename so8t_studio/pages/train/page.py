@@ -38,6 +38,7 @@ from so8t_studio.pages.train.runs_model import RunRow
 from so8t_studio.pages.train.runs_panel import RunsPanel
 from so8t_studio.pages.train.setup_panel import SetupPanel
 from so8t_studio.widgets.banner import Banner
+from so8t_studio.widgets.empty_state import EmptyState
 
 log = logging.getLogger(__name__)
 CHECK_DELAY_MS = 300
@@ -108,6 +109,14 @@ class TrainPage(Page):
         for widget in (self.failure, self.orphans, self.card):
             self.body.addWidget(widget)
         self.body.addWidget(self.tabs, 1)
+        self.empty = EmptyState(
+            "train",
+            self.tr("No persona is open"),
+            self.tr("Training needs a persona with examples."),
+            self.tr("Go to Persona"),
+        )
+        self.empty.action_triggered.connect(self._on_empty_action_triggered)
+        self.body.addWidget(self.empty, 1)
 
     # -- life of the page -----------------------------------------------------------------------
     def on_shown(self) -> None:
@@ -141,9 +150,11 @@ class TrainPage(Page):
         self.orphans.clear()
         self._shown_run = ""
         self.live.clear(self.tr("No run is shown. Start one, or choose one under “Runs”."))
-        self.setEnabled(persona is not None)
+        self.card.setVisible(persona is not None)
+        self.tabs.setVisible(persona is not None)
+        self.empty.setVisible(persona is None)
         if persona is None:
-            self.header.set_subtitle(self.tr("Open or create a persona first."))
+            self.header.set_subtitle("")
             return
         form = self.context.settings.form(f"train:{persona.slug}")
         changes = form.get("changes")
@@ -472,6 +483,10 @@ class TrainPage(Page):
             self._show_failure(str(error), "", "")
 
     # -- others ---------------------------------------------------------------------------------
+    @Slot()
+    def _on_empty_action_triggered(self) -> None:
+        self.context.navigate("persona")
+
     @Slot(object)
     def _on_persona_changed(self, persona: Any) -> None:
         self._open_persona(persona)
