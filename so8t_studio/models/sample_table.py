@@ -27,6 +27,7 @@ Index = QModelIndex | QPersistentModelIndex
 SAMPLE_ROLE = int(Qt.ItemDataRole.UserRole) + 1
 MAX_PREVIEW = 280
 _MAX_RANGES = 64
+_MAX_PRECISE = 5000
 
 
 def _length(sample: Sample) -> int:
@@ -288,6 +289,9 @@ class SampleTableModel(QAbstractTableModel):
 
     def _splice(self, wanted: list[Sample]) -> None:
         """Remove and insert ranges; one block each where there would be very many ranges."""
+        if abs(len(self._view) - len(wanted)) > _MAX_PRECISE:
+            self._replace_block(wanted)
+            return
         keep = {sample.id for sample in wanted}
         removed = _ranges(row for row, sample in enumerate(self._view) if sample.id not in keep)
         shown = {sample.id for sample in self._view}
