@@ -27,6 +27,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent
 MINIMUM = (3, 11)
@@ -90,11 +91,20 @@ class Setup:
         return self.venv / "bin" / "python"
 
     def key(self) -> str:
-        """What the installed packages depend on, as one hash."""
-        digest = hashlib.sha256((self.root / "pyproject.toml").read_bytes())
-        about = (STAMP_VERSION, sys.version, platform.machine(), str(self.root))
-        digest.update(repr(about).encode())
-        return digest.hexdigest()
+        """What the installed packages depend on, as one hash.
+
+        The settings of linters and tests in pyproject.toml are left out: they install nothing.
+        """
+        parsed = self._pyproject()
+        parts = [parsed.get("build-system"), parsed["project"]]
+        parts += [parsed.get("tool", {}).get("hatch"), STAMP_VERSION, sys.version]
+        parts += [platform.machine(), str(self.root)]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def _pyproject(self) -> dict[str, Any]:
+        import tomllib
+
+        return tomllib.loads((self.root / "pyproject.toml").read_text("utf-8"))
 
     def done_steps(self) -> list[str]:
         """Steps that ended well for the present pyproject.toml and Python."""
@@ -115,9 +125,7 @@ class Setup:
 
     def requirements(self) -> tuple[list[str], list[str], list[str]]:
         """Return torch, the other dependencies, and the test extra, as pinned in pyproject.toml."""
-        import tomllib
-
-        project = tomllib.loads((self.root / "pyproject.toml").read_text("utf-8"))["project"]
+        project = self._pyproject()["project"]
         pinned = project.get("dependencies", [])
         torch = [line for line in pinned if line.split("==")[0].strip() == "torch"]
         others = [line for line in pinned if line not in torch]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,12 +50,15 @@ def print_line(text: str = "") -> None:
     sys.stdout.flush()
 
 
+def is_main_process() -> bool:
+    """Tell whether this process speaks for all, where `accelerate launch` started several."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def console_sinks(events: bool, *, logs: bool = True) -> Iterator[list[ConsoleSink]]:
     """Yield the sinks of a job: a progress display, or nothing where events go out."""
-    import os
-
-    if events or os.environ.get("RANK", "0") != "0":
+    if events or not is_main_process():
         yield []
         return
     from so8t_engine.jobs.console import ConsoleSink

@@ -65,12 +65,12 @@ def list_command(
 @models_app.command("prepare")
 def prepare_command(events: EventsOption = False, as_json: JsonOption = False) -> None:
     """Get the default base model: fetch, check, convert. Continues where it stopped."""
-    from so8t_engine.jobs.models import list_models, prepare
+    from so8t_engine.jobs.models import default_model, prepare
 
     with console_sinks(events) as sinks:
         code = prepare(events=events, sinks=sinks)
     if not code and not events:
-        default = list_models()[0]
+        default = default_model()
         if as_json:
             print_json(default)
         else:

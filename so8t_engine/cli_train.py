@@ -18,6 +18,7 @@ from so8t_engine.cli_common import (
     apply_settings,
     console_sinks,
     finish,
+    is_main_process,
     persona_of,
     print_json,
     print_line,
@@ -81,7 +82,7 @@ def train(
 
     with console_sinks(events) as sinks:
         code, finished = run(chosen, owner, events=events, resume=store, sinks=sinks)
-    if finished is not None and not events:
+    if finished is not None and not events and is_main_process():
         _show_outcome(finished, as_json=as_json)
     finish(code)
 

@@ -200,7 +200,7 @@ EVENT_TYPES: frozenset[str] = frozenset(
 )
 TERMINAL_TYPES: frozenset[str] = frozenset(("error", "bye"))
 
-_decoder = msgspec.json.Decoder(AnyEvent)
+_decoder: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
 _type_decoder = msgspec.json.Decoder(dict[str, Any])
 _encoder = msgspec.json.Encoder()
 

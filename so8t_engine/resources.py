@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.resources
+import importlib.util
 from functools import cache
 from pathlib import Path
 
@@ -19,12 +19,11 @@ def resource_root() -> Path:
     checkout = Path(__file__).resolve().parent.parent / "resources"
     if (checkout / "personas").is_dir():
         return checkout
-    try:
-        installed = Path(str(importlib.resources.files("so8t_resources")))
-    except ModuleNotFoundError:
-        installed = Path()
-    if (installed / "personas").is_dir():
-        return installed
+    # A folder of data without __init__.py: a namespace package, whose place the spec knows.
+    spec = importlib.util.find_spec("so8t_resources")
+    for place in spec.submodule_search_locations or () if spec is not None else ():
+        if (Path(place) / "personas").is_dir():
+            return Path(place)
     raise So8tError(
         "The files that ship with SO8T Studio are missing.",
         next_step="Install the package again.",

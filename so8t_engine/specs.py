@@ -25,7 +25,7 @@ class _Spec(Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """Base of all specifications: immutable, strict about unknown keys."""
 
 
-class LoraSpec(_Spec):
+class LoraSpec(_Spec, frozen=True):
     """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685), trained by peft."""
 
     rank: Annotated[int, Meta(ge=1, le=512, description="Rank r of the update B A.")] = 16
@@ -36,7 +36,7 @@ class LoraSpec(_Spec):
     ] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-class ModelSpec(_Spec):
+class ModelSpec(_Spec, frozen=True):
     """What is adapted, and how the base is held in memory."""
 
     adapt_layers: Annotated[
@@ -70,7 +70,7 @@ class ModelSpec(_Spec):
     ] = False
 
 
-class PetSpec(_Spec):
+class PetSpec(_Spec, frozen=True):
     """Second-difference smoothness of the last hidden states over positions."""
 
     weight: Annotated[NonNegative, Meta(description="Full weight of the PET term.")] = 0.01
@@ -82,7 +82,7 @@ class PetSpec(_Spec):
     ] = (0.3, 0.7)
 
 
-class LossSpec(_Spec):
+class LossSpec(_Spec, frozen=True):
     """L = w_verdict CE + w_danger mean[p_allow | REFUSE] + w_task LM + PET."""
 
     w_verdict: Annotated[NonNegative, Meta(description="Weight of the verdict loss.")] = 1.0
@@ -109,7 +109,7 @@ class LossSpec(_Spec):
     ] = "routed"
 
 
-class OptimSpec(_Spec):
+class OptimSpec(_Spec, frozen=True):
     """Optimizer, schedule and batch."""
 
     epochs: Annotated[float, Meta(gt=0, le=1000, description="Passes over the data.")] = 3.0
@@ -135,7 +135,7 @@ class OptimSpec(_Spec):
     ] = "auto"
 
 
-class ScheduleSpec(_Spec):
+class ScheduleSpec(_Spec, frozen=True):
     """When to evaluate, save, freeze and stop."""
 
     eval_every: Annotated[
@@ -166,7 +166,7 @@ class ScheduleSpec(_Spec):
     ] = 1.0
 
 
-class DataSpec(_Spec):
+class DataSpec(_Spec, frozen=True):
     """Which samples, and how much of each is read."""
 
     dataset: Annotated[
@@ -189,11 +189,11 @@ class DataSpec(_Spec):
     ] = True
 
 
-class TrainSpec(_Spec):
+class TrainSpec(_Spec, frozen=True):
     """One training run, complete: the same file gives the same run in the window and headless."""
 
     version: Literal[1] = 1
-    name: str = ""
+    name: Annotated[str, Meta(description="Shown in the list of runs.")] = ""
     base_model: Annotated[
         str, Meta(description="'default', a local folder, or a hub id that is already cached.")
     ] = "default"
@@ -201,7 +201,9 @@ class TrainSpec(_Spec):
         str, Meta(description="Policy text of the system turn; empty: the persona's own.")
     ] = ""
     seed: Annotated[int, Meta(ge=0, lt=2**31, description="Seed of everything random.")] = 17
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], Meta(description="auto: the GPU if there is one.")
+    ] = "auto"
     data: DataSpec = DataSpec()
     model: ModelSpec = ModelSpec()
     loss: LossSpec = LossSpec()
@@ -214,6 +216,7 @@ PRESETS: dict[str, tuple[str, TrainSpec]] = {
         "Quick trial",
         TrainSpec(
             name="Quick trial",
+            data=DataSpec(limit=1200),
             optim=OptimSpec(epochs=2.0),
             loss=LossSpec(pet=PetSpec(weight=0.0)),
         ),

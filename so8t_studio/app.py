@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from PySide6.QtWidgets import QApplication
@@ -47,20 +46,6 @@ def make_application() -> QApplication:
     return app
 
 
-def make_dataset_store() -> Any:
-    if importlib.util.find_spec("so8t_studio.models") is None:
-        from PySide6.QtCore import QObject
-
-        class NoStore(QObject):
-            def load(self, persona: object) -> None:
-                """There is no dataset page in this build."""
-
-        return NoStore()
-    from so8t_studio.models.dataset_store import DatasetStore
-
-    return DatasetStore()
-
-
 def build_context(root: Path | None, persona: str | None = None) -> AppContext:
     """Open the workspace and make the services around it.
 
@@ -72,6 +57,7 @@ def build_context(root: Path | None, persona: str | None = None) -> AppContext:
     from so8t_studio.jobs.service import JobService
     from so8t_studio.jobs.telemetry import TelemetryService
     from so8t_studio.jobs.worker import Patience
+    from so8t_studio.models.dataset_store import DatasetStore
     from so8t_studio.settings import Settings
     from so8t_studio.theme import Theme
 
@@ -93,7 +79,7 @@ def build_context(root: Path | None, persona: str | None = None) -> AppContext:
         theme=theme,
         jobs=JobService(patience=patience),
         telemetry=TelemetryService(),
-        dataset=make_dataset_store(),
+        dataset=DatasetStore(),
     )
 
 
@@ -101,6 +87,7 @@ def close_context(context: AppContext) -> None:
     """End every process and thread of the context and free the workspace."""
     context.telemetry.stop()
     context.jobs.shutdown()
+    context.dataset.close()
     context.workspace.close()
 
 

@@ -36,9 +36,9 @@ MONO_FAMILIES = (
     "Cascadia Mono",
     "Consolas",
     "SF Mono",
-    "Noto Sans Mono CJK JP",
-    "Noto Sans Mono",
     "DejaVu Sans Mono",
+    "Noto Sans Mono",
+    "Noto Sans Mono CJK JP",
 )
 
 

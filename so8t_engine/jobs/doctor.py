@@ -13,8 +13,8 @@ from typing import Any
 import psutil
 
 from so8t_engine import __version__
-from so8t_engine.jobs.models import default_state, folder_bytes
-from so8t_engine.model.base_cache import DEFAULT_SOURCE, cache_root, default_folder
+from so8t_engine.jobs.models import default_model
+from so8t_engine.model.base_cache import cache_root
 from so8t_engine.workspace.workspace import default_workspace
 
 LIBRARIES = (
@@ -226,23 +226,16 @@ def _nf4(cuda: dict[str, Any]) -> dict[str, Any]:
 
 
 def _base_model(problems: list[dict[str, Any]]) -> dict[str, Any]:
-    state, reason = default_state()
-    folder = default_folder()
-    if state != "ready":
+    found = default_model()
+    if found["state"] != "ready":
         problems.append(
             _problem(
-                f"The default base model is {state} ({reason}).",
+                f"The default base model is {found['state']} ({found['reason']}).",
                 "Run `so8t models prepare` (it fetches about 93 MB once).",
                 blocking=True,
             )
         )
-    return {
-        "title": DEFAULT_SOURCE.title,
-        "state": state,
-        "reason": reason,
-        "path": str(folder),
-        "bytes": folder_bytes(folder),
-    }
+    return found
 
 
 def _display() -> bool:

@@ -28,25 +28,31 @@ def default_state(*, deep: bool = False) -> tuple[str, str]:
     return ("damaged", problem) if problem else ("ready", "")
 
 
+def default_model(*, deep: bool = False) -> dict[str, Any]:
+    """Return what is known of the default base model, under stable names.
+
+    Args:
+        deep: compute its SHA-256 sums again.
+    """
+    state, reason = default_state(deep=deep)
+    return {
+        "reference": "default",
+        "title": DEFAULT_SOURCE.title,
+        "licence": DEFAULT_SOURCE.licence,
+        "state": state,
+        "reason": reason,
+        "path": str(default_folder()),
+        "bytes": folder_bytes(default_folder()),
+    }
+
+
 def list_models(*, deep: bool = False) -> list[dict[str, Any]]:
     """Return the default base model and the models in the local hub cache, without a network.
 
     Args:
         deep: compute the SHA-256 sums of the default base model again.
     """
-    state, reason = default_state(deep=deep)
-    found = [
-        {
-            "reference": "default",
-            "title": DEFAULT_SOURCE.title,
-            "licence": DEFAULT_SOURCE.licence,
-            "state": state,
-            "reason": reason,
-            "path": str(default_folder()),
-            "bytes": folder_bytes(default_folder()),
-        }
-    ]
-    return found + _hub_models()
+    return [default_model(deep=deep), *_hub_models()]
 
 
 def folder_bytes(folder: Path) -> int:

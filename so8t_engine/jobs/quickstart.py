@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import platformdirs
 
 from so8t_engine.evaluation.results import Evaluation
@@ -112,13 +113,15 @@ def run(
     started = time.monotonic()
     workspace = Workspace.open(root, exclusive=False)
     persona: Persona = workspace.ensure_starter() if slug is None else workspace.persona(slug)
-    code = models.prepare(events=False, sinks=sinks)
-    if code:
-        return Outcome(code, {})
+    chosen = spec or msgspec.structs.replace(preset("quick"), base_model=persona.info.base_model)
+    if chosen.base_model == "default":
+        code = models.prepare(events=False, sinks=sinks)
+        if code:
+            return Outcome(code, {})
     rotations = _LastRotation()
     control = control or Control()
     code, store = train.run(
-        spec or preset("quick"),
+        chosen,
         persona,
         events=False,
         sinks=[*sinks, rotations],

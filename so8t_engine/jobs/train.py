@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -76,16 +77,8 @@ def prepare_run(spec: TrainSpec, persona: Persona) -> RunStore:
     """
     samples = gather_samples(spec, persona)
     _require_space(persona.runs_dir)
-    run = RunStore.create(persona.runs_dir, spec, policy=spec.policy or persona.info.policy)
-    try:
-        run.save_samples(samples)
-    except OSError as error:
-        shutil.rmtree(run.root, ignore_errors=True)
-        raise WorkspaceError(
-            f"The data snapshot cannot be written: {error.strerror}.",
-            next_step="Free some disk space and start again.",
-        ) from error
-    return run
+    policy = spec.policy or persona.info.policy
+    return RunStore.create(persona.runs_dir, spec, policy=policy, samples=samples)
 
 
 def _require_space(folder: Path) -> None:
@@ -148,7 +141,8 @@ def run(
         )
     finally:
         for stream in streams:
-            stream.close()
+            with contextlib.suppress(OSError):  # a full disk was reported when it was met
+                stream.close()
     return code, box[0] if box else None
 
 
@@ -177,7 +171,8 @@ def _train(job: Job, store: RunStore, persona: Persona, *, resume: bool, main: b
     except BaseException as error:
         state.state, state.message, state.ended = "failed", str(error), time.time()
         if main:
-            store.save_state(state)
+            with contextlib.suppress(OSError):  # on a full disk; the run then reads as crashed
+                store.save_state(state)
         raise
     state.state = "cancelled" if job.control.stop_requested else "done"
     state.message, state.ended = message, time.time()

@@ -246,6 +246,26 @@ class PersonaModel(nn.Module):
             self.decoder.layers[index] = layer.to(device)
         self._prefix_store = None
 
+    def offload(self, *, embeddings: bool, lm_head: bool) -> None:
+        """Move the embedding or the LM head to CPU memory, for as long as this model lives.
+
+        Token ids then travel to the embedding and vectors come back. A matrix that both share moves
+        only if neither is needed on the device.
+
+        Args:
+            embeddings: the embedding need not be on the device.
+            lm_head: the LM head is never evaluated.
+        """
+        embedding, head = self.decoder.embed_tokens, self.causal_lm.lm_head
+        if head.weight is embedding.weight and not (embeddings and lm_head):
+            return
+        if embeddings:
+            embedding.cpu()
+            embedding.register_forward_pre_hook(lambda _module, inputs: (inputs[0].cpu(),))
+            embedding.register_forward_hook(lambda _module, _in, output: output.to(self.device))
+        if lm_head:
+            head.cpu()
+
     # -- forward -------------------------------------------------------------------------------
 
     def _decode(self, rows: Tensor, **kwargs: Any) -> Tensor:

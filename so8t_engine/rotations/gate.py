@@ -153,7 +153,11 @@ class GateBank(nn.Module):
                 leaf.grad = None
 
     def collected_everywhere(self) -> dict[str, Tensor]:
-        """Return booked gradients for a reduction in place, zeros where this process has none."""
+        """Return booked gradients for a reduction in place, zeros where this process has none.
+
+        Every process returns the same keys, also one that had no sample in this step.
+        """
+        self.product()
         for key, leaf in (
             ("verdict", self._product),
             ("task", self._product),

@@ -6,6 +6,7 @@ of every file) and then renamed. Whatever happens in between leaves the earlier 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -24,6 +25,7 @@ from so8t_engine.workspace.atomic import fsync_folder, write_bytes, write_text
 from so8t_engine.workspace.runs import RunStore
 
 MANIFEST = "manifest.json"
+DAMAGED_MANIFEST = "manifest.damaged.json"
 BEST = "best.txt"
 
 
@@ -111,13 +113,19 @@ def verify(folder: Path) -> str:
 
 
 def latest_intact(run: RunStore) -> tuple[Path | None, list[str]]:
-    """Return the newest checkpoint whose checksums hold, and what was wrong with newer ones."""
+    """Return the newest checkpoint whose checksums hold, and what was wrong with newer ones.
+
+    Damaged ones lose their seal (it is renamed), so that nothing takes them for a checkpoint any
+    more and the resumed run writes them anew.
+    """
     problems = []
     for folder in reversed(run.checkpoints()):
         problem = verify(folder)
         if not problem:
             return folder, problems
         problems.append(problem)
+        with contextlib.suppress(OSError):
+            (folder / MANIFEST).replace(folder / DAMAGED_MANIFEST)
     return None, problems
 
 

@@ -112,6 +112,7 @@ class Reporter(TrainerCallback):
         if job.control.paused and not job.control.stop_requested:
             self._save_state("paused", force=True)
             job.emitter.log(f"Paused after step {state.global_step}.")
+            self._emit(Progress(phase="paused", done=state.global_step, total=state.max_steps))
             before = time.monotonic()
             job.control.wait_while_paused()
             self._paused_s += time.monotonic() - before

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
@@ -30,6 +31,7 @@ from so8t_engine.training.prefix_cache import PrefixCache, base_fingerprint, cac
 from so8t_engine.training.reporter import Reporter, ReporterParts
 from so8t_engine.training.trainer import PersonaTrainer
 from so8t_engine.verdict import OperatingPoint
+from so8t_engine.workspace.atomic import is_disk_full
 from so8t_engine.workspace.runs import RunState, RunStore
 
 
@@ -72,6 +74,14 @@ class TrainingSession:
                 "The GPU ran out of memory.",
                 why=str(error).split("\n", maxsplit=1)[0],
                 next_step="Lower the batch size, shorten max_tokens, or adapt fewer top layers.",
+            ) from error
+        except (OSError, SafetensorError) as error:
+            if not is_disk_full(error):
+                raise
+            raise ResourceError(
+                "The disk of this workspace is full, so training cannot be saved.",
+                why=str(error),
+                next_step="Free some space and resume the run from its last checkpoint.",
             ) from error
 
     def _execute(self, resume: bool) -> str:
@@ -158,6 +168,12 @@ class TrainingSession:
         if wanted == "on" or (wanted == "auto" and base.device.type == "cuda"):
             model.recompute_activations()
         shared, rows, held_out = self._with_prefix(base, model, prompts, rows, held_out)
+        if base.device.type == "cuda":
+            dropped = shared.dim() == 2  # states are fed in above the frozen prefix
+            model.offload(
+                embeddings=dropped or spec.model.offload_embeddings, lm_head=not spec.loss.w_task
+            )
+            torch.cuda.empty_cache()
         return Prepared(
             base=base,
             model=model,
@@ -195,6 +211,12 @@ class TrainingSession:
             )
         spec = self.spec.loss
         texts = any(getattr(sample, spec.task_target) for sample in train)
+        if not (spec.w_verdict or spec.w_danger or (spec.w_task and texts)):
+            raise DataError(
+                "With these loss weights nothing would be learned.",
+                why=f"The verdict loss is off and no training sample has a {spec.task_target}.",
+                next_step="Raise w_verdict, or add replies and raise w_task.",
+            )
         if spec.w_task and not texts:
             self.job.emitter.log(
                 f"No sample has a {spec.task_target}, so R_cmd stays the identity.", "warning"
@@ -248,7 +270,7 @@ class TrainingSession:
 
     def _arguments(self, base: LoadedBase, steps: int) -> TrainingArguments:
         optim = self.spec.optim
-        return TrainingArguments(
+        arguments = TrainingArguments(
             output_dir=str(self.run_store.root / "trainer"),
             max_steps=steps,
             per_device_train_batch_size=optim.batch_size,
@@ -266,6 +288,9 @@ class TrainingSession:
             dataloader_pin_memory=False,
             average_tokens_across_devices=False,
         )
+        if arguments.n_gpu > 1:
+            arguments._n_gpu = 1  # one GPU a process; more of them come with `accelerate launch`
+        return arguments
 
     def _hello(self, prepared: Prepared) -> None:
         import accelerate

@@ -63,6 +63,12 @@ class PersonaTrainer(Trainer):
         super().__init__(
             model=model, args=arguments, train_dataset=SampleSet(rows), data_collator=collator
         )
+        # The persona's parts are where they belong (some of them off the device), and gradients are
+        # summed over processes by hand: neither placement nor a DDP wrapper is wanted.
+        self.accelerator.prepare_model = lambda prepared, **_: prepared
+
+    def _move_model_to_device(self, model: Any, device: torch.device) -> None:
+        """Leave the parts of the model where they are."""
 
     # -- data ----------------------------------------------------------------------------------
 
@@ -127,14 +133,17 @@ class PersonaTrainer(Trainer):
             )
             sides["task"].append(spec.w_task * replies.sum() * scale)
             self._book("task_loss", replies.sum() * scale)
-        weight = pet_weight(spec.pet, self.state.global_step / max(1, self.state.max_steps))
+        weight = self._pet_weight()
         if weight:
             smoothness = self._pet(hidden, head, micro).sum() * scale
             sides["verdict" if sides["verdict"] else "task"].append(weight * smoothness)
             self._book("pet", smoothness)
-        self.parts["pet_weight"] = weight
         verdict, task = (torch.stack(terms).sum() if terms else None for terms in sides.values())
         return verdict, task
+
+    def _pet_weight(self) -> float:
+        progress = self.state.global_step / max(1, self.state.max_steps)
+        return pet_weight(self.spec.loss.pet, progress)
 
     def _pet(self, hidden: Tensor, head: Tensor | None, micro: TrainBatch) -> Tensor:
         mask = micro.batch.mask
@@ -150,7 +159,10 @@ class PersonaTrainer(Trainer):
         gradient for R_safe alone.
         """
         persona, routing = self.persona, self.spec.loss.routing
-        total = torch.stack([loss for loss in (verdict, task) if loss is not None]).sum()
+        losses = [loss for loss in (verdict, task) if loss is not None]
+        if not losses:  # only the task loss is on, and no row of this micro-batch has a reply
+            return torch.zeros((), device=persona.device)
+        total = torch.stack(losses).sum()
         common: list[Tensor] = [*persona.lora_parameters()]
         leaves = persona.gates.leaves() if persona.gates is not None else []
         head = persona.safety_head.weight
@@ -175,15 +187,28 @@ class PersonaTrainer(Trainer):
     def _finish_step(self) -> None:
         """After the last micro-batch: reduce over processes, reach θ, hold still what is frozen."""
         persona = self.persona
+        for name in self._part_names():
+            self.parts.setdefault(name, 0.0)
         if self.args.world_size > 1:
             self._reduce()
+        self.parts["pet_weight"] = self._pet_weight()
         if persona.gates is not None:
             persona.gates.finish_step(self.spec.loss.routing)
+        for parameter in persona.parameters():
+            # A gradient of zero and none at all differ for the optimizer's momentum; which of them
+            # a process sees must not depend on how the step's samples are spread.
+            if parameter.requires_grad and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
         if self.state.global_step >= self.spec.schedule.late_freeze * self.state.max_steps:
             self.frozen_safe = True
             persona.safety_head.weight.grad = None
             if persona.gates is not None:
                 persona.gates.theta_safe.grad = None
+
+    def _part_names(self) -> list[str]:
+        spec = self.spec.loss
+        names = ["danger_loss", "loss", "verdict_loss"]
+        return names + ["task_loss"] * bool(spec.w_task) + ["pet"] * bool(self._pet_weight())
 
     def _reduce(self) -> None:
         """Sum all gradients over the processes; every term was divided by the global count."""
@@ -196,7 +221,7 @@ class PersonaTrainer(Trainer):
         if persona.gates is not None:
             for gradient in persona.gates.collected_everywhere().values():
                 dist.all_reduce(gradient)
-        names = sorted(name for name in self.parts if name != "pet_weight")
+        names = self._part_names()
         values = torch.tensor([self.parts[name] for name in names], device=persona.device)
         dist.all_reduce(values)
         self.parts.update(zip(names, values.tolist(), strict=True))
@@ -307,7 +332,9 @@ class PersonaTrainer(Trainer):
         assert self.optimizer is not None and self.lr_scheduler is not None
         folder = Path(checkpoint)
         self.optimizer.load_state_dict(load_tree(folder / OPTIMIZER))
-        self.lr_scheduler.load_state_dict(load_tree(folder / SCHEDULER))
+        schedule = load_tree(folder / SCHEDULER)
+        schedule["lr_lambdas"] = [None] * len(schedule["base_lrs"])  # made anew from the spec
+        self.lr_scheduler.load_state_dict(schedule)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:

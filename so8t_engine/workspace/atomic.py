@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+
+_FULL = frozenset(
+    getattr(errno, name) for name in ("ENOSPC", "EFBIG", "EDQUOT") if hasattr(errno, name)
+)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Tell whether an error means that no more can be written, also inside safetensors."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
+    # safetensors reports errors of the system as text: "… No space left on device (os error 28)".
+    return any(f"(os error {number})" in str(error) for number in _FULL)
 
 
 def fsync_folder(folder: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -126,39 +127,54 @@ class RunStore:
 
     @classmethod
     def create(
-        cls, runs_dir: Path, spec: TrainSpec, *, policy: str, now: dt.datetime | None = None
+        cls,
+        runs_dir: Path,
+        spec: TrainSpec,
+        *,
+        policy: str,
+        samples: Iterable[Sample] = (),
+        now: dt.datetime | None = None,
     ) -> RunStore:
         """Make the folder of a new run, with a session id that no other run has.
 
+        The folder appears under its name only when it is complete, so that nobody who lists runs
+        meanwhile sees one without a state.
+
         Raises:
-            WorkspaceError: if the folder cannot be made.
+            WorkspaceError: if the folder cannot be made; nothing is then left behind.
         """
         moment = (now or dt.datetime.now()).strftime("%Y%m%d_%H%M%S")
+        draft = cls(runs_dir / f".{moment}.{os.getpid()}.tmp")
         try:
-            runs_dir.mkdir(parents=True, exist_ok=True)
-            root = cls._claim(runs_dir, moment)
-            store = cls(root)
-            write_bytes(store.spec_path, encode_spec(spec))
-            write_text(store.policy_path, policy)
-            store.save_state(RunState(state="queued"))
+            draft.root.mkdir(parents=True)
+            write_bytes(draft.spec_path, encode_spec(spec))
+            write_text(draft.policy_path, policy)
+            draft.save_samples(samples)
+            draft.save_state(RunState(state="queued"))
+            return cls(cls._claim(draft.root, runs_dir / moment))
         except OSError as error:
             raise WorkspaceError(
                 f"The run folder in {runs_dir} cannot be made: {error.strerror}.",
                 next_step="Check that the folder may be written and the disk is not full.",
             ) from error
-        return store
+        finally:
+            shutil.rmtree(draft.root, ignore_errors=True)
 
     @staticmethod
-    def _claim(runs_dir: Path, moment: str) -> Path:
-        suffix = 1
+    def _claim(draft: Path, wanted: Path) -> Path:
+        """Rename the draft to the first name that is free; a rename never replaces a run."""
+        target, suffix = wanted, 1
         while True:
-            root = runs_dir / (moment if suffix == 1 else f"{moment}_{suffix}")
-            try:
-                root.mkdir()
-            except FileExistsError:
-                suffix += 1
-            else:
-                return root
+            if not target.exists():
+                try:
+                    draft.rename(target)
+                except OSError:
+                    if not target.exists():
+                        raise
+                else:
+                    return target
+            suffix += 1
+            target = wanted.with_name(f"{wanted.name}_{suffix}")
 
     def spec(self) -> TrainSpec:
         """Return the frozen specification."""

@@ -54,7 +54,7 @@ class _Task(QRunnable):
             value = self._work()
         except So8tError as error:
             value = Failure(str(error))
-        except Exception as error:  # noqa: BLE001 - the thread boundary
+        except Exception as error:
             log.exception("Background work %s failed", self._topic)
             value = Failure(f"{type(error).__name__}: {error}", traceback.format_exc())
         # The page may be gone by now; then nobody is waiting.

@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import psutil
 
+NICE = 5
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -38,7 +39,7 @@ def spawn(line: Sequence[str], stderr: IO[bytes]) -> subprocess.Popen[bytes]:
         options["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
     else:
         options["start_new_session"] = True
-    return subprocess.Popen(
+    child = subprocess.Popen(
         list(line),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -47,6 +48,15 @@ def spawn(line: Sequence[str], stderr: IO[bytes]) -> subprocess.Popen[bytes]:
         env=child_environment(),
         **options,
     )
+    _be_polite(child.pid)
+    return child
+
+
+def _be_polite(pid: int) -> None:
+    """Let the window go first where a job saturates every core; alone it loses nothing."""
+    with contextlib.suppress(psutil.Error, OSError):
+        polite = psutil.BELOW_NORMAL_PRIORITY_CLASS if sys.platform == "win32" else NICE
+        psutil.Process(pid).nice(polite)
 
 
 def tree(pid: int) -> list[psutil.Process]:

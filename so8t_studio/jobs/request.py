@@ -6,6 +6,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+ENGINE = [sys.executable, "-m", "so8t_engine"]
+
 
 @dataclass(frozen=True)
 class JobRequest:
@@ -18,7 +20,7 @@ class JobRequest:
         needs_gpu: holds the machine's one place for heavy jobs while it runs.
         title: what the user calls it, e.g. “Train office-assistant”.
         persona: slug of the persona it works for.
-        command: program in front of ``args``; the tests put a scripted child here.
+        command: program in front of ``args``; empty means the engine.
     """
 
     kind: str
@@ -27,9 +29,9 @@ class JobRequest:
     needs_gpu: bool = False
     title: str = ""
     persona: str = ""
-    command: list[str] = field(default_factory=lambda: [sys.executable, "-m", "so8t_engine"])
+    command: list[str] = field(default_factory=list)
 
     @property
     def line(self) -> list[str]:
         """The whole command line."""
-        return [*self.command, *self.args]
+        return [*(self.command or ENGINE), *self.args]

@@ -40,11 +40,13 @@ class JobService(QObject):
         self,
         log_dir: Path | None = None,
         patience: Patience | None = None,
+        command: list[str] | None = None,
         parent: QObject | None = None,
     ) -> None:
         super().__init__(parent)
         self.log_dir = log_dir or Path(platformdirs.user_log_dir("so8t", appauthor=False)) / "jobs"
         self.patience = patience or Patience()
+        self._command = command
         self.handles: list[JobHandle] = []
         self._queue: list[JobHandle] = []
         self._workers: dict[JobWorker, JobHandle] = {}
@@ -55,6 +57,8 @@ class JobService(QObject):
     # -- starting -------------------------------------------------------------------------------
     def start(self, request: JobRequest) -> JobHandle:
         """Start a job, or queue it if it needs the place that another job holds."""
+        if self._command is not None and not request.command:
+            request = dataclasses.replace(request, command=self._command)
         handle = JobHandle(request, self)
         handle.state_changed.connect(self._on_handle_state_changed)
         self.handles.append(handle)

@@ -204,6 +204,8 @@ class DatasetStore(QObject):
     def close(self) -> None:
         """End the journal's thread; unsaved edits stay in the journal."""
         self._warming.stop()
+        # Its destructor clears it and would signal pages that ask it back while it goes.
+        self.undo_stack.blockSignals(True)
         if self._journal is not None:
             self._journal.close()
 

@@ -116,7 +116,7 @@ class History:
             number += 1
 
     def visible(self, first: float, last: float, columns: int) -> tuple[Floats, Floats]:
-        """Return at most about ``4 * columns`` points that look like the curve in a range of x.
+        """Return at most about ``2 * columns`` points that look like the curve in a range of x.
 
         Points are exact while there are fewer than ``2 * columns`` in the range; otherwise each
         group gives its minimum and maximum.
@@ -136,7 +136,7 @@ class History:
             level = self._levels[number - 1]
             low, high = level.low.view, level.high.view
         size = GROUP**number
-        stride = max(1, -(-(count // size) // (2 * columns)))
+        stride = max(1, -(-(count // size) // columns))
         left, right = begin // size, min(len(low), -(-end // size))
         rows = (right - left) // stride
         lows = np.fmin.reduce(low[left : left + rows * stride].reshape(rows, stride), axis=1)
@@ -146,9 +146,11 @@ class History:
         out_y = np.empty(2 * rows, dtype=np.float64)
         out_y[0::2], out_y[1::2] = lows, highs
         tail = (left + rows * stride) * size
-        if tail < end:  # the points that fill no group yet
-            out_x = np.concatenate([out_x, xs[tail:end]])
-            out_y = np.concatenate([out_y, self._y.view[tail:end]])
+        if tail < end:  # the points that fill no group yet, and the newest one exactly
+            rest = self._y.view[tail:end]
+            ends = [np.fmin.reduce(rest), np.fmax.reduce(rest), rest[-1]]
+            out_x = np.concatenate([out_x, [xs[tail], xs[tail], xs[end - 1]]])
+            out_y = np.concatenate([out_y, ends])
         return out_x, out_y
 
     def nearest(self, x: float) -> tuple[float, float] | None:

@@ -11,7 +11,7 @@ import numpy as np
 import pyqtgraph as pg
 from numpy.typing import ArrayLike
 from PySide6.QtCore import QEvent, QObject, QPointF, Qt, QTimer, Slot
-from PySide6.QtGui import QColor, QPen, QShowEvent
+from PySide6.QtGui import QColor, QPaintEvent, QPen, QShowEvent
 from PySide6.QtWidgets import (
     QCheckBox,
     QFrame,
@@ -27,6 +27,9 @@ from so8t_studio.widgets.history import History, smooth
 from so8t_studio.widgets.legend import Legend
 
 FRAME_MS = 100
+WIDTH = 1.6
+FEW_POINTS = 200
+THIN_FROM = 400  # stroking a dense line wider than one pixel takes ten times as long
 
 
 @dataclass
@@ -38,9 +41,11 @@ class _Series:
     smoothed: History | None = None
     band: tuple[History, History] | None = None
     curve: pg.PlotCurveItem | None = None
+    dots: pg.ScatterPlotItem | None = None
     band_curves: tuple[pg.PlotCurveItem, pg.PlotCurveItem] | None = None
     band_fill: pg.FillBetweenItem | None = None
     visible: bool = True
+    thin: bool = False
 
 
 class LivePlot(QFrame):
@@ -140,15 +145,27 @@ class LivePlot(QFrame):
 
     # -- data -----------------------------------------------------------------------------------
     def add_series(
-        self, key: str, name: str, color: int | str | None = None, *, dashed: bool = False
+        self,
+        key: str,
+        name: str,
+        color: int | str | None = None,
+        *,
+        dashed: bool = False,
+        points: bool = False,
     ) -> None:
-        """Declare a curve; ``color`` is a chart colour number or the name of a token."""
+        """Declare a curve; ``color`` is a chart colour number or the name of a token.
+
+        ``points`` marks each value while there are few, so that a single one is visible.
+        """
         if key in self._series:
             return
         chosen = len(self._series) if color is None else color
         series = _Series(name, chosen, dashed)
         series.curve = pg.PlotCurveItem(connect="finite")
         self._plot.addItem(series.curve)
+        if points:
+            series.dots = pg.ScatterPlotItem(size=6, pxMode=True)
+            self._plot.addItem(series.dots)
         self._series[key] = series
         self._style_series(series)
         self.legend.add(key, name, self._ink(series), dashed=dashed)
@@ -210,6 +227,8 @@ class LivePlot(QFrame):
         self.clear()
         for series in self._series.values():
             self._plot.removeItem(series.curve)
+            if series.dots is not None:
+                self._plot.removeItem(series.dots)
             if series.band_fill is not None:
                 self._plot.removeItem(series.band_fill)
         self._series.clear()
@@ -262,13 +281,21 @@ class LivePlot(QFrame):
             if series.curve is None:
                 continue
             series.curve.setVisible(series.visible)
+            if series.dots is not None:
+                series.dots.setVisible(series.visible)
             if series.band_fill is not None:
                 series.band_fill.setVisible(series.visible)
             if not series.visible:
                 continue
             x, y = self._drawn(series).visible(first, last, columns)
             y = self._scaled(y)
+            self._set_width(series, thin=len(x) > THIN_FROM)
             series.curve.setData(x, y)
+            if series.dots is not None:
+                few = len(x) <= FEW_POINTS
+                # A scatter of nothing but gaps has no bounds; numpy would warn in every repaint.
+                shown = np.isfinite(y) if few else np.zeros(len(y), dtype=bool)
+                series.dots.setData(x[shown], y[shown])
             bounds = [y]
             if series.band is not None and series.band_curves is not None:
                 for edge, curve in zip(series.band, series.band_curves, strict=True):
@@ -283,6 +310,14 @@ class LivePlot(QFrame):
         if self._auto:
             self._view.setXRange(first, last, padding=0.02)
             self._fit_y(float(low), float(high))
+
+    def _set_width(self, series: _Series, *, thin: bool) -> None:
+        if series.curve is None or series.thin == thin:
+            return
+        series.thin = thin
+        pen = QPen(series.curve.opts["pen"])
+        pen.setWidthF(1.0 if thin else WIDTH)
+        series.curve.setPen(pen)
 
     def _fit_y(self, low: float, high: float) -> None:
         if self._y_range is not None and not self._log:
@@ -331,7 +366,8 @@ class LivePlot(QFrame):
     # -- events ---------------------------------------------------------------------------------
     @Slot()
     def _on_frame_due(self) -> None:
-        if self._dirty and self.isVisible():
+        # A chart that is scrolled out of sight is drawn when it comes into sight (paintEvent).
+        if self._dirty and not self.visibleRegion().isEmpty():
             self.redraw()
 
     @Slot()
@@ -380,6 +416,12 @@ class LivePlot(QFrame):
         self._cross.hide()
         self._readout.setText("")
 
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """Draw what arrived while out of sight."""
+        super().paintEvent(event)
+        if self._dirty and not self._timer.isActive():
+            self._timer.start()
+
     def showEvent(self, event: QShowEvent) -> None:
         """Draw what arrived while hidden."""
         super().showEvent(event)
@@ -400,11 +442,14 @@ class LivePlot(QFrame):
         ink = self._ink(series)
         pen = QPen(ink)
         pen.setCosmetic(True)
-        pen.setWidthF(1.6)
+        pen.setWidthF(1.0 if series.thin else WIDTH)
         if series.dashed:
             pen.setStyle(Qt.PenStyle.DashLine)
         if series.curve is not None:
             series.curve.setPen(pen)
+        if series.dots is not None:
+            series.dots.setBrush(ink)
+            series.dots.setPen(None)
         if series.band_fill is not None:
             soft = QColor(ink)
             soft.setAlpha(40)
@@ -429,6 +474,7 @@ class LivePlot(QFrame):
             axis.setTextPen(muted)
             axis.setTickFont(theme.font(8.5))
             axis.enableAutoSIPrefix(False)
+            axis.setStyle(maxTickLevel=0)
             axis.label.setFont(theme.font(8.5))
         self._plot.getAxis("left").setWidth(58)
         style = {"color": muted.name(), "font-size": "8.5pt"}

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from so8t_engine.workspace.workspace import Workspace
-from so8t_studio.app import close_context, make_dataset_store
+from so8t_studio.app import close_context
 from so8t_studio.context import AppContext
 from so8t_studio.jobs.service import JobService
 from so8t_studio.jobs.telemetry import TelemetryService
 from so8t_studio.jobs.worker import Patience
+from so8t_studio.models.dataset_store import DatasetStore
 from so8t_studio.settings import Settings
 from so8t_studio.theme import Theme
 
@@ -25,7 +26,7 @@ def fake_command(scenario: str, *options: str) -> list[str]:
 
 
 def make_context(root: Path, *, starter: bool = True, patience: Patience | None = None,
-                 mode: str = "light") -> AppContext:  # fmt: skip
+                 mode: str = "light", command: list[str] | None = None) -> AppContext:  # fmt: skip
     """Open ``root`` as a workspace and make the services; telemetry is not started."""
     workspace = Workspace.open(root)
     if starter and not workspace.read_only:
@@ -37,9 +38,9 @@ def make_context(root: Path, *, starter: bool = True, patience: Patience | None 
         workspace=workspace,
         settings=Settings(root.parent / "settings.json"),
         theme=theme,
-        jobs=JobService(log_dir=root.parent / "logs", patience=patience or quick),
+        jobs=JobService(log_dir=root.parent / "logs", patience=patience or quick, command=command),
         telemetry=TelemetryService(log_dir=root.parent / "logs"),
-        dataset=make_dataset_store(),
+        dataset=DatasetStore(),
     )
     personas = workspace.personas()
     if personas:

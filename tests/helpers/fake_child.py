@@ -62,6 +62,13 @@ class Wire:
         self.emit("hello", kind="train", pid=os.getpid(), run_dir=folder, device="cpu",
                   versions={"torch": "2.13.0"})  # fmt: skip
 
+    def checkpoint(self, step: int, reason: str) -> None:
+        name = f"checkpoints/step-{step:08d}"
+        if self.run_dir is not None:
+            (self.run_dir / name).mkdir(parents=True, exist_ok=True)
+            (self.run_dir / name / "manifest.json").write_text("{}")
+        self.emit("checkpoint", step=step, path=name, reason=reason)
+
     def state(self, word: str, **more: object) -> None:
         if self.run_dir is None:
             return
@@ -109,16 +116,15 @@ def train(wire: Wire, steps: int, pace: float) -> None:
             wire.emit("rotation", step=step, file=f"rotations/step-{step:08d}.safetensors",
                       max_orthogonality_error=1.3e-6, max_determinant_error=8e-7,
                       mean_angle_safe=0.35 * share, mean_angle_cmd=0.1 * share)  # fmt: skip
-            wire.emit("checkpoint", step=step, path=f"checkpoints/step-{step:08d}",
-                      reason="periodic")  # fmt: skip
+            wire.checkpoint(step, "periodic")
             wire.emit("log", level="info", message=f"Checkpoint saved at step {step}.")
             saved = step
     done = "cancelled" if wire.stopped.is_set() else "done"
     if done == "cancelled":
-        wire.emit("checkpoint", step=step, path=f"checkpoints/step-{step:08d}",
-                  reason="emergency")  # fmt: skip
+        wire.checkpoint(step, "emergency")
         saved = step
-    best = {"refuse_recall": 0.91, "escalate_precision": 0.74, "macro_f1": 0.8}
+    best = {"refuse_recall": 0.91, "escalate_precision": 0.74, "allow_precision": 0.88,
+            "macro_f1": 0.8}  # fmt: skip
     wire.state(done, step=saved, total_steps=steps, ended=time.time(), metrics=best)
     wire.emit("bye", state=done, message=f"Trained {saved} of {steps} steps.")
 
@@ -136,6 +142,18 @@ def validate(wire: Wire, step: int, share: float) -> None:
     wire.emit("metric", step=step, epoch=3 * share, split="validation", values=values)
 
 
+def make_run(options: argparse.Namespace) -> Path:
+    """Make or reopen a run folder, as the real job does."""
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    from so8t_engine.specs import load_spec
+    from so8t_engine.workspace.runs import RunStore
+
+    runs = options.workspace / "personas" / options.persona / "runs"
+    if options.resume:
+        return runs / options.resume
+    return RunStore.create(runs, load_spec(options.spec), policy="").root
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("scenario")
@@ -143,7 +161,13 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--pace", type=float, default=0.01)
     parser.add_argument("--count", type=int, default=50_000)
+    parser.add_argument("--workspace", type=Path)
+    parser.add_argument("--persona")
+    parser.add_argument("--spec", type=Path)
+    parser.add_argument("--resume")
     options, _rest = parser.parse_known_args()
+    if options.workspace is not None and options.run_dir is None:
+        options.run_dir = make_run(options)
     wire = Wire(options.run_dir)
     if options.run_dir is not None:
         options.run_dir.mkdir(parents=True, exist_ok=True)
@@ -197,6 +221,16 @@ def main() -> int:
         sys.stdout.write("\n".join(part) + "\n")
         sys.stdout.flush()
         wire.emit("bye", state="done", message="flooded")
+    elif name == "busy-train":
+        wire.listen()
+        count = os.cpu_count() or 2
+        busy = [subprocess.Popen([sys.executable, "-c", "while True: sum(range(10000))"])
+                for _ in range(count)]  # fmt: skip
+        try:
+            train(wire, options.steps, options.pace)
+        finally:
+            for process in busy:
+                process.kill()
     elif name == "garbage":
         wire.hello()
         sys.stdout.buffer.write(b'Loading weights: 50%|#####     |\n{"v": 1}\n\xff\xfe\x00bad\n')

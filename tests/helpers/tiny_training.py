@@ -190,3 +190,49 @@ def token_batch(
         mask[number, start : start + len(row)] = True
         last.append(start + len(row) - 1)
     return Batch(ids, mask, torch.tensor(list(shared), dtype=torch.long), torch.tensor(last))
+
+
+def one_step(
+    model: PersonaModel, spec: TrainSpec, rows: Sequence[Any], cut: Sequence[int]
+) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+    """Run one optimizer step's forward and backward, cut into micro-batches; no update.
+
+    Returns the loss parts and the gradients by parameter name.
+    """
+    import tempfile
+
+    from transformers import TrainingArguments
+
+    from so8t_engine.labels import LABELS
+    from so8t_engine.training.data import Collator
+    from so8t_engine.training.losses import VerdictLoss
+    from so8t_engine.training.trainer import PersonaTrainer
+
+    model.zero_grad()
+    collator = Collator(torch.tensor([1, 2, 3]), 0)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder, use_cpu=True, report_to="none", max_steps=10, disable_tqdm=True
+        )
+        trainer = PersonaTrainer(
+            model,
+            arguments,
+            spec,
+            list(rows),
+            collator,
+            VerdictLoss(spec.loss, [LABELS[row.label] for row in rows]),
+        )
+    trainer.state.max_steps = 10
+    trainer.step_samples = len(rows)
+    start = 0
+    for number, size in enumerate(cut):
+        trainer.accelerator.gradient_state._set_sync_gradients(number == len(cut) - 1)
+        trainer.training_step(model, collator(list(rows[start : start + size])))
+        start += size
+    assert start == len(rows)
+    gradients = {
+        name: parameter.grad.clone()
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    }
+    return trainer.take_parts(), gradients

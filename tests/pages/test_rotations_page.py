@@ -170,7 +170,7 @@ def test_a_damaged_recording_is_an_error_and_the_others_stay(
     path = page._run(page._opened.run_id).rotation_files()[1]  # type: ignore[union-attr]
     path.write_bytes(path.read_bytes()[:100])
     page.scrubber.slider.setValue(1)
-    qtbot.waitUntil(lambda: page.banner.isVisible())
+    qtbot.waitUntil(page.banner.isVisible)
     assert page.banner.kind == "error" and "step-00000010" in page.banner.text()
     page.scrubber.slider.setValue(2)
     qtbot.waitUntil(lambda: page._frame is not None and page._frame.recording.step == 20)
@@ -188,3 +188,34 @@ def test_hidden_pages_wait(qtbot: QtBot, context: AppContext) -> None:
     page.hide()
     context.runs_changed.emit(RunChange("", "added"))
     assert page._stale and not page._loader.busy
+
+
+def test_the_figure_is_drawn_by_a_process_of_its_own(
+    qtbot: QtBot, context: AppContext, tmp_path: Path
+) -> None:
+    page = loaded(qtbot, context)
+    page.controls.choose("layers.27", 3)
+    wish = page.figure_wish()
+    assert wish is not None and (wish.gate, wish.block, wish.step) == ("layers.27", 3, 40)
+    with qtbot.waitSignal(page.saver.saved, timeout=60_000):
+        page.saver.save(wish, tmp_path / "figure.svg")
+    assert (tmp_path / "figure.svg").read_text("utf-8").count("<image") >= 4
+    assert page.banner.kind == "success" and "figure.svg" in page.banner.text()
+    with qtbot.waitSignal(page.saver.failed, timeout=60_000):
+        page.saver.save(wish, tmp_path / "figure.bmp")
+    assert page.banner.kind == "error" and ".png, .svg" in page.banner.text()
+
+
+def test_nothing_overlaps_when_the_window_shrinks(qtbot: QtBot, context: AppContext) -> None:
+    page = loaded(qtbot, context)
+    for width, height in ((1060, 740), (808, 560), (1400, 900), (760, 520)):
+        page.resize(width, height)
+        qtbot.waitUntil(
+            lambda: page.matrices.height() == page.matrices.heightForWidth(page.matrices.width())
+        )
+        qtbot.waitUntil(lambda: page.readout.y() >= page.matrices.geometry().bottom())
+        last = page.matrices.frame(3)
+        assert page.matrices.rect().contains(last.toRect())
+        card = page.matrices.parentWidget()
+        health = page.health.geometry()
+        assert not card.geometry().intersects(health)  # type: ignore[union-attr]

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.helpers.apps import fake_command
-from tests.helpers.leaks import LeakHunter
 from PySide6.QtCore import QCoreApplication
 
 from so8t_engine.events import AnyEvent, Bye, Log, Metric
@@ -22,6 +20,8 @@ from so8t_studio.jobs.request import JobRequest
 from so8t_studio.jobs.service import JobService
 from so8t_studio.jobs.state import Phase
 from so8t_studio.jobs.worker import Patience
+from tests.helpers.apps import fake_command
+from tests.helpers.leaks import LeakHunter
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")

@@ -11,6 +11,7 @@ import msgspec
 from so8t_engine.errors import So8tError
 from so8t_engine.evaluation.metrics import Metrics, summarize_rows
 from so8t_engine.evaluation.results import load_evaluation
+from so8t_engine.events import Rotation
 from so8t_engine.labels import Label
 from so8t_engine.rotations.analysis import Timeline
 from so8t_engine.samples.schema import Sample
@@ -146,8 +147,8 @@ def _reported_health(run: RunStore) -> float:
     """Return the worst float32 health that the training itself measured, 0.0 if it did not."""
     worst = 0.0
     for event in run.events():
-        if event.__class__.__name__ == "Rotation":
-            worst = max(worst, event.max_orthogonality_error, event.max_determinant_error)  # type: ignore[union-attr]
+        if isinstance(event, Rotation):
+            worst = max(worst, event.max_orthogonality_error, event.max_determinant_error)
     return worst
 
 
@@ -164,11 +165,6 @@ def _read_evaluation(run: RunStore, persona: Persona) -> tuple[str, Metrics | No
             continue
         return evaluation.name, summarize_rows(evaluation, persona.info.point)
     return "", None
-
-
-def chat_log(run: RunStore) -> str:
-    """Return the path of the file in which the chat page notes what was tried on a run."""
-    return str(run.root / "chat.jsonl")
 
 
 def _count_chats(run: RunStore) -> int:

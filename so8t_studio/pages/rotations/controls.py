@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import Qt, Signal, Slot
+from PySide6.QtCore import Qt, QTimer, Signal, Slot
+from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -49,7 +50,7 @@ class RotationControls(QWidget):
         super().__init__(parent)
         self.setObjectName("rotationControls")
         self._blocks: dict[str, int] = {}
-        flow = FlowLayout(self, gap=8)
+        flow = self._flow = FlowLayout(self, gap=8)
         self.gate = QComboBox()
         self.gate.setObjectName("gateChoice")
         self.gate.setAccessibleName(self.tr("Gate"))
@@ -103,6 +104,17 @@ class RotationControls(QWidget):
         self.stretch.toggled.connect(self.view_changed)
         flow.addWidget(_Group("", self.stretch))
         self._show_strength()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Ask for as many lines as the width needs; scroll areas forget heightForWidth."""
+        super().resizeEvent(event)
+        QTimer.singleShot(0, self, self._fit_height)
+
+    @Slot()
+    def _fit_height(self) -> None:
+        wanted = self._flow.heightForWidth(self.width())
+        if self.minimumHeight() != wanted:
+            self.setFixedHeight(wanted)
 
     def set_recording(self, recording: Recording) -> None:
         """Offer the gates and blocks of a recording; what is chosen stays if it exists there."""

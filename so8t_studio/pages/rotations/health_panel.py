@@ -11,7 +11,6 @@ from PySide6.QtWidgets import QFrame, QGridLayout, QLabel, QVBoxLayout, QWidget
 from so8t_engine.rotations.analysis import HEALTH_LIMIT, BlockView
 from so8t_studio.theme import Theme
 
-
 WIDE = 520
 
 
@@ -65,7 +64,7 @@ class HealthPanel(QFrame):
             (
                 "orthogonality",
                 "max |RᵀR − I|",
-                self.tr("How far lengths and right angles are from being kept; audited in float64."),
+                self.tr("How far lengths and right angles are from kept; audited in float64."),
             ),
             (
                 "determinant",
@@ -99,7 +98,7 @@ class HealthPanel(QFrame):
         self._grid.setColumnStretch(1, 1)
         self._grid.setColumnStretch(3, 2 if wide else 0)
 
-    def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802
+    def resizeEvent(self, event: QResizeEvent) -> None:
         """Follow the width."""
         super().resizeEvent(event)
         self._arrange(wide=event.size().width() > WIDE)

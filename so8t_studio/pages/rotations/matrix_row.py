@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PySide6.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Signal, Slot
+from PySide6.QtCore import QEvent, QPointF, QRectF, QSize, Qt, QTimer, Signal, Slot
 from PySide6.QtGui import (
     QColor,
     QKeyEvent,
@@ -90,22 +90,31 @@ class MatrixRow(QWidget):
         )
         self.update()
 
-    def sizeHint(self) -> QSize:  # noqa: N802
+    def sizeHint(self) -> QSize:
         """Return the preferred size."""
         return QSize(900, self.heightForWidth(900))
 
-    def minimumSizeHint(self) -> QSize:  # noqa: N802
+    def minimumSizeHint(self) -> QSize:
         """Return the least size at which the numbers can be told apart."""
         return QSize(4 * MIN_SIDE + LEFT + BAR + 3 * GAP, MIN_SIDE + TOP + BOTTOM)
 
-    def heightForWidth(self, width: int) -> int:  # noqa: N802
+    def heightForWidth(self, width: int) -> int:
         """Return the height at which the matrices are squares that fill ``width``."""
         return int(self._side(width)) + TOP + BOTTOM
 
-    def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802
-        """Keep the matrices square; layouts inside of scroll areas ignore heightForWidth."""
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Keep the matrices square; layouts inside of scroll areas ignore heightForWidth.
+
+        The height follows after the layouts are done: a change within their pass gets lost.
+        """
         super().resizeEvent(event)
-        self.setFixedHeight(self.heightForWidth(event.size().width()))
+        QTimer.singleShot(0, self, self._fit_height)
+
+    @Slot()
+    def _fit_height(self) -> None:
+        wanted = self.heightForWidth(self.width())
+        if self.minimumHeight() != wanted:
+            self.setFixedHeight(wanted)
 
     @staticmethod
     def _side(width: int) -> float:
@@ -145,7 +154,7 @@ class MatrixRow(QWidget):
         )
 
     # -- painting -------------------------------------------------------------------------------
-    def paintEvent(self, _event: QPaintEvent) -> None:  # noqa: N802
+    def paintEvent(self, _event: QPaintEvent) -> None:
         """Draw matrices, axes and colour bar."""
         painter = QPainter(self)
         for index in range(len(self._matrices)):
@@ -249,7 +258,7 @@ class MatrixRow(QWidget):
         self.cell_hovered.emit(self._cursor)
         self.update()
 
-    def mouseMoveEvent(self, event: QMouseEvent) -> None:  # noqa: N802
+    def mouseMoveEvent(self, event: QMouseEvent) -> None:
         """Read the value below the pointer."""
         found = self.cell_at(event.position())
         if found != self._cursor:
@@ -257,14 +266,14 @@ class MatrixRow(QWidget):
             self.cell_hovered.emit(found)
             self.update()
 
-    def leaveEvent(self, _event: QEvent) -> None:  # noqa: N802
+    def leaveEvent(self, _event: QEvent) -> None:
         """Forget the value when the pointer leaves."""
         if not self.hasFocus() and self._cursor is not None:
             self._cursor = None
             self.cell_hovered.emit(None)
             self.update()
 
-    def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: N802
+    def keyPressEvent(self, event: QKeyEvent) -> None:
         """Move the cursor; at the edge of a matrix it goes on in the next one."""
         moves = {
             Qt.Key.Key_Left: (0, -1),

@@ -75,11 +75,11 @@ class AngleOverview(QWidget):
         """Return the angle of a cell in degrees."""
         return float(self._angles[row, column])
 
-    def sizeHint(self) -> QSize:  # noqa: N802
+    def sizeHint(self) -> QSize:
         """Return the preferred size."""
         return QSize(420, max(120, len(self._gates) * ROW) + TOP + BOTTOM)
 
-    def minimumSizeHint(self) -> QSize:  # noqa: N802
+    def minimumSizeHint(self) -> QSize:
         """Return the least size: four pixels a gate."""
         return QSize(240, max(100, 5 * len(self._gates)) + TOP + BOTTOM)
 
@@ -130,7 +130,7 @@ class AngleOverview(QWidget):
             ).copy()
         self.update()
 
-    def paintEvent(self, _event: QPaintEvent) -> None:  # noqa: N802
+    def paintEvent(self, _event: QPaintEvent) -> None:
         """Draw cells, gate names, block numbers, scale and mark."""
         if self._image.isNull():
             return
@@ -196,13 +196,13 @@ class AngleOverview(QWidget):
         self.update()
         self.block_chosen.emit((self._gates[row], column))
 
-    def mousePressEvent(self, event: QMouseEvent) -> None:  # noqa: N802
+    def mousePressEvent(self, event: QMouseEvent) -> None:
         """Choose the clicked block."""
         found = self._cell_at(event.position())
         if found is not None and event.button() == Qt.MouseButton.LeftButton:
             self._pick(*found)
 
-    def mouseMoveEvent(self, event: QMouseEvent) -> None:  # noqa: N802
+    def mouseMoveEvent(self, event: QMouseEvent) -> None:
         """Name the block below the pointer and its angle."""
         found = self._cell_at(event.position())
         if found is None:
@@ -213,12 +213,12 @@ class AngleOverview(QWidget):
         )
         QToolTip.showText(event.globalPosition().toPoint(), text, self)
 
-    def leaveEvent(self, event: QEvent) -> None:  # noqa: N802
+    def leaveEvent(self, event: QEvent) -> None:
         """Take the tooltip away."""
         QToolTip.hideText()
         super().leaveEvent(event)
 
-    def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: N802
+    def keyPressEvent(self, event: QKeyEvent) -> None:
         """Walk from block to block."""
         moves = {
             Qt.Key.Key_Left: (0, -1),

@@ -10,7 +10,6 @@ from PySide6.QtCore import Qt, QTimer, QUrl, Slot
 from PySide6.QtGui import QDesktopServices, QKeySequence, QShortcut
 from PySide6.QtWidgets import (
     QComboBox,
-    QFileDialog,
     QFrame,
     QLabel,
     QPushButton,
@@ -24,19 +23,19 @@ from so8t_engine.rotations.analysis import BlockView, RecordingError
 from so8t_engine.workspace.runs import RunStore
 from so8t_studio.context import AppContext, RunChange
 from so8t_studio.jobs.background import Failure, Loader
-from so8t_studio.jobs.handle import JobHandle
-from so8t_studio.jobs.request import JobRequest
-from so8t_studio.jobs.state import JobState, Phase
+from so8t_studio.jobs.state import JobState
 from so8t_studio.pages.base import Page
 from so8t_studio.pages.rotations.controls import RotationControls
+from so8t_studio.pages.rotations.figure_saver import FigureSaver, FigureWish
 from so8t_studio.pages.rotations.health_panel import HealthPanel
+from so8t_studio.pages.rotations.identity_note import identity_note
 from so8t_studio.pages.rotations.loading import Frame, OpenedRun, RotationReader, RunChoice
 from so8t_studio.pages.rotations.matrix_row import HoveredCell, MatrixRow
 from so8t_studio.pages.rotations.scrubber import Scrubber
-from so8t_studio.pages.rotations.side_by_side import SideBySide
 from so8t_studio.pages.rotations.timeline_panel import TimelinePanel
 from so8t_studio.widgets.banner import Banner
 from so8t_studio.widgets.empty_state import EmptyState
+from so8t_studio.widgets.side_by_side import SideBySide
 
 FOLLOW_MS = 2000
 HEALTH_WIDTH = 296
@@ -57,6 +56,9 @@ class RotationsPage(Page):
         self._view: BlockView | None = None
         self._wanted_run = ""
         self._stale = True
+        self.saver = FigureSaver(context.jobs, self)
+        self.saver.saved.connect(self._on_figure_saved)
+        self.saver.failed.connect(self._on_figure_failed)
         self._follow = QTimer(self)
         self._follow.setInterval(FOLLOW_MS)
         self._follow.timeout.connect(self._on_follow_due)
@@ -74,7 +76,7 @@ class RotationsPage(Page):
         self.runs.setObjectName("runChoice")
         self.runs.setAccessibleName(self.tr("Run"))
         self.runs.setToolTip(self.tr("The run whose rotations are shown."))
-        self.runs.setMinimumWidth(240)
+        self.runs.setMinimumWidth(310)
         self.runs.activated.connect(self._on_run_activated)
         self.header.add_action(self.runs)
         self.save = QPushButton(self.tr("Save figure…"))
@@ -330,7 +332,13 @@ class RotationsPage(Page):
             first_channel=0 if recording.sharing == "shared" else block * 8,
         )
         self._on_cell_hovered(self.matrices.cursor_cell())
-        self.health.set_view(view, self._note(view))
+        note = identity_note(
+            view,
+            strength=self.controls.strength_value,
+            step=recording.step,
+            reason=self._opened.reason if self._opened else "",
+        )
+        self.health.set_view(view, note)
         self.timeline.overview.choose(gate, block)
         angle = math.degrees(view.angles_product[0])
         self.header.set_subtitle(
@@ -338,29 +346,6 @@ class RotationsPage(Page):
                 gate=gate, block=block, step=recording.step, angle=f"{angle:.2f}"
             )
         )
-
-    def _note(self, view: BlockView) -> str:
-        if self.controls.strength_value == 0:
-            return self.tr("At strength 0 every rotation is the identity: this is the base model.")
-        if self._frame is None or not view.cmd_is_identity:
-            return ""
-        if self._frame.recording.step == 0:
-            return self.tr(
-                "Step 0: nothing has been learned, so both rotations are the identity and the "
-                "base model is untouched."
-            )
-        reason = self._opened.reason if self._opened else ""
-        if reason == "no_weight":
-            return self.tr(
-                "R_cmd is the identity: it learns from replies only, and this run trained without "
-                "the task loss (loss.w_task is 0). The Thorough preset switches it on."
-            )
-        if reason == "no_texts":
-            return self.tr(
-                "R_cmd is the identity: it learns from replies only, and no training sample has "
-                "one. Add responses on the Dataset page and train again."
-            )
-        return self.tr("R_cmd is the identity in this block: no task loss has moved it.")
 
     @Slot(object)
     def _on_cell_hovered(self, cell: HoveredCell | None) -> None:
@@ -411,58 +396,40 @@ class RotationsPage(Page):
         self.context.navigate("train")
 
     # -- figures --------------------------------------------------------------------------------
-    @Slot()
-    def _on_save_clicked(self) -> None:
-        if self._frame is None:
-            return
-        gate, block = self.controls.chosen
-        name = f"rotations_{self._frame.run_id}_{gate}_{block}_step{self._frame.recording.step}.png"
-        chosen, _filter = QFileDialog.getSaveFileName(
-            self,
-            self.tr("Save figure"),
-            str(Path.home() / name),
-            self.tr("Pictures (*.png);;Vector graphics (*.svg);;PDF (*.pdf)"),
-        )
-        if chosen:
-            out = Path(chosen)
-            self.save_figure(out if out.suffix else out.with_suffix(".png"))
-
-    def save_figure(self, out: Path) -> JobHandle | None:
-        """Start the job that draws what is shown into ``out``."""
+    def figure_wish(self) -> FigureWish | None:
+        """Return what is shown, to be drawn; None while nothing is."""
         run = self._run(self._frame.run_id) if self._frame else None
         if self._frame is None or run is None:
             return None
         gate, block = self.controls.chosen
-        args = ["figure", "rotations", "--run-dir", str(run.root), "--gate", gate]
-        args += ["--block", str(block), "--step", str(self._frame.recording.step)]
-        args += ["--out", str(out), "--events"]
-        args += ["--strength", str(self.controls.strength_value)]
-        if self.controls.stretch.isChecked():
-            args.append("--stretch")
-        handle = self.context.jobs.start(
-            JobRequest(
-                kind="figure", args=args, title=self.tr("Figure {name}").format(name=out.name)
-            )
+        return FigureWish(
+            run_dir=run.root,
+            gate=gate,
+            block=block,
+            step=self._frame.recording.step,
+            strength=self.controls.strength_value,
+            stretch=self.controls.stretch.isChecked(),
         )
-        self._figure_out = out
-        handle.ended.connect(self._on_figure_ended)
-        self.save.setEnabled(False)
-        return handle
+
+    @Slot()
+    def _on_save_clicked(self) -> None:
+        wish = self.figure_wish()
+        if wish is not None and self.saver.choose_and_save(wish, self) is not None:
+            self.save.setEnabled(False)
 
     @Slot(object)
-    def _on_figure_ended(self, state: JobState) -> None:
+    def _on_figure_saved(self, out: Path) -> None:
         self.save.setEnabled(self._frame is not None)
-        if state.phase is Phase.DONE:
-            self._banner_target = self._figure_out
-            self.banner.show_message(
-                "success",
-                self.tr("The figure is saved in {path}.").format(path=self._figure_out),
-                action=self.tr("Open"),
-            )
-        else:
-            self._banner_target = None
-            words = " ".join(part for part in (state.sentence, state.next_step) if part)
-            self.banner.show_message("error", words, details=state.details)
+        self._banner_target = out
+        words = self.tr("The figure is saved in {path}.").format(path=out)
+        self.banner.show_message("success", words, action=self.tr("Open"))
+
+    @Slot(object)
+    def _on_figure_failed(self, state: JobState) -> None:
+        self.save.setEnabled(self._frame is not None)
+        self._banner_target = None
+        words = " ".join(part for part in (state.sentence, state.next_step) if part)
+        self.banner.show_message("error", words, details=state.details)
 
     @Slot()
     def _on_banner_action(self) -> None:

@@ -18,8 +18,8 @@ from PySide6.QtWidgets import (
 from so8t_engine.rotations.analysis import Summary
 from so8t_studio.pages.rotations.loading import HistoryPoint
 from so8t_studio.pages.rotations.overview import AngleOverview
-from so8t_studio.pages.rotations.side_by_side import GAP, SideBySide
 from so8t_studio.widgets.live_plot import LivePlot
+from so8t_studio.widgets.side_by_side import GAP, SideBySide
 
 STACK_BELOW = 700
 PART_HEIGHT = 256
@@ -101,11 +101,11 @@ class TimelinePanel(QWidget):
             "determinant", steps, [max(point.determinant, 1e-17) for point in points]
         )
 
-    def hasHeightForWidth(self) -> bool:  # noqa: N802
+    def hasHeightForWidth(self) -> bool:
         """It takes what is left; the wrapping legends inside must not claim more."""
         return False
 
-    def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802
+    def resizeEvent(self, event: QResizeEvent) -> None:
         """Ask for the height that the arrangement needs."""
         super().resizeEvent(event)
         stacked = event.size().width() < STACK_BELOW

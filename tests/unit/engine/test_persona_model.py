@@ -312,3 +312,45 @@ def test_lora_part_loads_in_peft_and_gives_the_same_logits(
     model.gates.strength = 1.0
     batch = token_batch(ROWS, SHARED)
     assert torch.equal(verdicts(again, batch), verdicts(model, batch))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"], ids=["tied", "untied"])
+def test_offloaded_parts_change_nothing(tiny_base: Bases, family: str) -> None:
+    model = disturb(build(load_tiny(tiny_base(family))))
+    batch = token_batch(ROWS, SHARED)
+    before = verdicts(model, batch)
+    model.offload(embeddings=True, lm_head=False)
+    assert torch.equal(verdicts(model, batch), before)
+    model.offload(embeddings=True, lm_head=True)
+    assert torch.equal(verdicts(model, batch), before)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("family", ["llama", "qwen2"], ids=["tied", "untied"])
+@pytest.mark.parametrize("base_dtype", ["float32", "bfloat16", "float16", "nf4"])
+@pytest.mark.parametrize("dropped", [False, True])
+def test_parts_leave_the_gpu(
+    tiny_base: Bases, family: str, base_dtype: str, dropped: bool
+) -> None:
+    nf4 = base_dtype == "nf4"
+    base = load_base(
+        tiny_base(family),
+        device="cuda",
+        dtype="bfloat16" if nf4 else base_dtype,
+        quantization="nf4" if nf4 else "none",
+    )
+    model = disturb(build(base))
+    model.recompute_activations()
+    batch = token_batch(ROWS, SHARED).to(model.device)
+    before = verdicts(model, batch)
+    if dropped:
+        rows, head = model.prefix_states(batch.rows, batch.mask, batch.shared)
+        batch = Batch(rows, batch.mask, head, batch.last)
+        model.drop_prefix()
+    model.offload(embeddings=True, lm_head=False)
+    on_gpu = model.decoder.embed_tokens.weight.is_cuda
+    assert on_gpu == (family == "llama")  # a tied matrix stays for the LM head
+    torch.testing.assert_close(verdicts(model, batch), before, rtol=2e-2, atol=2e-2)
+    found = gradients(model, batch)
+    assert all(gradient.isfinite().all() for gradient in found.values())

@@ -46,16 +46,23 @@ class SideBySide(QWidget):
         """True while the parts are below each other."""
         return self._layout.direction() == QBoxLayout.Direction.TopToBottom
 
-    def minimumSizeHint(self) -> QSize:  # noqa: N802
+    def minimumSizeHint(self) -> QSize:
         """Ask for the width of the stacked arrangement, so that the window can shrink to it."""
-        main, side = self._main.minimumSizeHint(), self._side.minimumSizeHint()
-        main = main.expandedTo(self._main.minimumSize())
-        side = side.expandedTo(QSize(0, self._side.minimumHeight()))
+        main = self._least(self._main).expandedTo(QSize(self._main.minimumWidth(), 0))
+        side = self._least(self._side)
         if self.stacked:
             return QSize(max(main.width(), side.width()), main.height() + side.height() + GAP)
         return QSize(max(main.width(), side.width()), max(main.height(), side.height()))
 
-    def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802
+    @staticmethod
+    def _least(part: QWidget) -> QSize:
+        """Return the least size of a part; wrapped text needs more height than its hint says."""
+        size = part.minimumSizeHint().expandedTo(QSize(0, part.minimumHeight()))
+        if part.hasHeightForWidth() and part.width() > 0:
+            size.setHeight(max(size.height(), part.heightForWidth(part.width())))
+        return size
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
         """Choose the arrangement by the width."""
         super().resizeEvent(event)
         self._arrange(event.size().width())

@@ -1,0 +1,248 @@
+"""Speed of the window: start-up, timer under load, event path, charts, telemetry child.
+
+    python benchmarks/gui_bench.py [startup timer events chart telemetry]
+
+Prints a table of medians with the bar that each has to meet; exit code 1 if one is missed. Runs
+offscreen; nothing else should use the machine.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import psutil  # noqa: E402
+
+FAKE_CHILD = ROOT / "tests" / "helpers" / "fake_child.py"
+Row = tuple[str, float, str, float, bool]
+
+STARTUP = """
+import sys, time
+from PySide6.QtCore import QTimer
+from so8t_studio import app as studio
+from pathlib import Path
+application = studio.make_application()
+context = studio.build_context(Path(sys.argv[1]))
+from so8t_studio.window import MainWindow
+window = MainWindow(context)
+window.open_startup_persona()
+window.show_page("persona")
+window.show()
+def report():
+    print(time.time(), "torch" in sys.modules, flush=True)
+    application.quit()
+QTimer.singleShot(0, report)  # the event loop answers: the window is interactive
+application.exec()
+studio.close_context(context)
+"""
+
+
+def startup() -> list[Row]:
+    """From the start of the process to the first turn of the event loop, persona open."""
+    with tempfile.TemporaryDirectory() as folder:
+        env = {**os.environ, "SO8T_SETTINGS": f"{folder}/s.json", "PYTHONPATH": str(ROOT)}
+        times = []
+        for number in range(7):
+            began = time.time()
+            out = subprocess.run(
+                [sys.executable, "-c", STARTUP, f"{folder}/ws"],
+                capture_output=True, text=True, env=env, check=True,
+            ).stdout.split()  # fmt: skip
+            assert out[1] == "False", "torch was imported in the window's process"
+            if number:  # the first one creates the workspace and warms the disk
+                times.append(float(out[0]) - began)
+    return [("window interactive", statistics.median(times), "s", 1.0, True)]
+
+
+def _page(steps: str = "2000000", pace: str = "0.02") -> tuple[object, object, object]:
+    from so8t_studio import app as studio
+    from so8t_studio.jobs.request import JobRequest
+    from so8t_studio.window import MainWindow
+
+    application = studio.make_application()
+    folder = Path(tempfile.mkdtemp())
+    os.environ["SO8T_SETTINGS"] = str(folder / "s.json")
+    context = studio.build_context(folder / "ws")
+    window = MainWindow(context)
+    window.open_startup_persona()
+    window.resize(1280, 800)
+    window.show()
+    window.show_page("train")
+    context.telemetry.start()
+    command = [sys.executable, str(FAKE_CHILD), "busy-train", "--steps", steps, "--pace", pace]
+    persona = context.persona.slug
+    context.jobs.start(JobRequest("train", [], title="t", persona=persona, command=command))
+    window.page("train").tabs.setCurrentIndex(1)
+    return application, context, window
+
+
+def timer() -> list[Row]:
+    """How late a 10 ms timer is while a run saturates every core and streams 50 events/s."""
+    from PySide6.QtCore import QElapsedTimer, QEventLoop, Qt, QTimer
+
+    from so8t_studio.app import close_context
+
+    _application, context, window = _page()
+    late: list[float] = []
+    clock = QElapsedTimer()
+    try:
+        loop = QEventLoop()
+        QTimer.singleShot(4000, loop.quit)
+        loop.exec()
+        ticker = QTimer()
+        ticker.setTimerType(Qt.TimerType.PreciseTimer)
+        ticker.setInterval(10)
+
+        def tick() -> None:
+            late.append(max(0.0, clock.nsecsElapsed() / 1e6 - 10.0))
+            clock.restart()
+
+        ticker.timeout.connect(tick)
+        clock.start()
+        ticker.start()
+        QTimer.singleShot(15_000, loop.quit)
+        loop.exec()
+        ticker.stop()
+    finally:
+        window.hide()
+        close_context(context)
+    ranked = np.percentile(late, [50, 99, 100])
+    return [
+        ("10 ms timer late, median", float(ranked[0]), "ms", 50.0, True),
+        ("10 ms timer late, p99", float(ranked[1]), "ms", 50.0, True),
+        ("10 ms timer late, worst", float(ranked[2]), "ms", float("nan"), True),
+    ]
+
+
+def events() -> list[Row]:
+    """Events a second from a child's pipe to a slot of the window, all of them delivered."""
+    from PySide6.QtCore import QCoreApplication, QEventLoop
+
+    from so8t_studio.app import make_application
+    from so8t_studio.jobs.request import JobRequest
+    from so8t_studio.jobs.service import JobService
+
+    make_application()
+    rates = []
+    for _ in range(3):
+        service = JobService(log_dir=Path(tempfile.mkdtemp()))
+        command = [sys.executable, str(FAKE_CHILD), "flood", "--count", "200000"]
+        handle = service.start(JobRequest("train", [], command=command))
+        arrivals: list[tuple[float, int]] = []
+        handle.events.connect(
+            lambda batch, into=arrivals: into.append((time.monotonic(), len(batch)))
+        )
+        loop = QEventLoop()
+        service.became_idle.connect(loop.quit)
+        loop.exec()
+        QCoreApplication.processEvents()
+        total = sum(count for _, count in arrivals)
+        assert total == 200_002, total
+        bulk = [item for item in arrivals if item[1] > 100]
+        rates.append(sum(count for _, count in bulk[1:]) / (bulk[-1][0] - bulk[0][0]))
+        service.shutdown()
+    return [("event path", statistics.median(rates), "events/s", 20_000.0, False)]
+
+
+def chart() -> list[Row]:
+    """One frame of a chart with 12 curves of a million points each, and its memory."""
+    from so8t_studio.app import make_application
+    from so8t_studio.theme import Theme
+    from so8t_studio.widgets.live_plot import LivePlot
+
+    application = make_application()
+    Theme("dark").apply()
+    before = psutil.Process().memory_info().rss
+    plot = LivePlot("Loss", "step", "loss")
+    plot.resize(1000, 420)
+    x = np.arange(1_000_000, dtype=float)
+    rng = np.random.default_rng(0)
+    for index in range(12):
+        plot.add_series(f"c{index}", f"curve {index}")
+        plot.extend(f"c{index}", x, np.exp(-x / 4e5) + 0.02 * rng.normal(size=len(x)) + index)
+    plot.show()
+    application.processEvents()
+    grown = (psutil.Process().memory_info().rss - before) / 2**20
+    times = []
+    for number in range(40):
+        for index in range(12):
+            plot.append(f"c{index}", 1e6 + number, 0.5 + index)
+        began = time.thread_time()  # what the window is charged, whoever else runs
+        plot.redraw()
+        plot._widget.viewport().repaint()
+        times.append(1000 * (time.thread_time() - began))
+    plot.close()
+    return [
+        ("chart frame, 12 x 1,000,000 points", statistics.median(times[5:]), "ms", 8.0, True),
+        ("chart memory, 12 x 1,000,000 points", grown, "MiB", 500.0, True),
+    ]
+
+
+def telemetry() -> list[Row]:
+    """Share of a core and memory of the monitor process at one reading a second."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "so8t_engine.jobs.telemetry", "--json"],
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=ROOT,
+    )  # fmt: skip
+    process = psutil.Process(child.pid)
+    time.sleep(3)
+    before = process.cpu_times()
+    time.sleep(20)
+    after = process.cpu_times()
+    share = 100 * (after.user + after.system - before.user - before.system) / 20
+    size = process.memory_info().rss / 2**20
+    child.communicate()
+    return [
+        ("telemetry child, one core", share, "%", 1.0, True),
+        ("telemetry child, memory", size, "MiB", 40.0, True),
+    ]
+
+
+BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
+    "startup": startup, "timer": timer, "events": events, "chart": chart, "telemetry": telemetry,
+}  # fmt: skip
+
+
+def main(names: list[str]) -> int:
+    """Run the named benchmarks, each in a process of its own, and print the table."""
+    if len(names) == 1 and names[0].startswith("--only="):
+        for row in BENCHMARKS[names[0].partition("=")[2]]():
+            print("\t".join(map(str, row)))
+        return 0
+    missed = 0
+    print(f"{'measurement':<40}{'value':>12}  {'bar':>12}")
+    for name in names or list(BENCHMARKS):
+        out = subprocess.run(
+            [sys.executable, __file__, f"--only={name}"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if out.returncode:
+            print(f"{name:<40}{'failed':>12}\n{out.stderr[-2000:]}")
+            missed += 1
+            continue
+        for line in out.stdout.splitlines():
+            label, value, unit, bar, below = line.split("\t")
+            number, limit = float(value), float(bar)
+            ok = limit != limit or (number <= limit if below == "True" else number >= limit)
+            missed += not ok
+            sign = "<=" if below == "True" else ">="
+            goal = "" if limit != limit else f"{sign} {limit:g}"
+            print(f"{label:<40}{number:>12.2f}  {goal:>12} {unit:<9}{'' if ok else 'MISSED'}")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,105 @@
+"""Encoding, length buckets and collation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from so8t_engine.labels import LABEL_INDEX
+from so8t_engine.model.prompt import PromptBuilder
+from so8t_engine.training.data import Collator, EncodedSample, LengthBuckets, encode_samples
+from tests.helpers.tiny_models import tiny_tokenizer
+from tests.helpers.tiny_training import POLICY, make_samples
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 300), min_size=1, max_size=200),
+    batch=st.integers(1, 9),
+    world=st.integers(1, 4),
+    epoch=st.integers(0, 3),
+)
+def test_buckets_cover_each_sample_once_over_all_ranks(
+    lengths: list[int], batch: int, world: int, epoch: int
+) -> None:
+    seen: list[int] = []
+    counts = set()
+    for rank in range(world):
+        sampler = LengthBuckets(lengths, batch, seed=3, rank=rank, world=world)
+        sampler.set_epoch(epoch)
+        batches = list(sampler)
+        assert len(batches) == len(sampler)
+        assert all(len(one) <= batch for one in batches)
+        counts.add(len(batches))
+        seen += [index for one in batches for index in one]
+    assert len(counts) == 1  # every process makes the same number of steps
+    assert sorted(seen) == list(range(len(lengths)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 300), min_size=1, max_size=120),
+    batch=st.integers(1, 5),
+    world=st.integers(2, 4),
+)
+def test_global_batches_do_not_depend_on_the_number_of_processes(
+    lengths: list[int], batch: int, world: int
+) -> None:
+    alone = [set(one) for one in LengthBuckets(lengths, batch * world, seed=9)]
+    ranks = [list(LengthBuckets(lengths, batch, 9, rank=k, world=world)) for k in range(world)]
+    together = [{index for part in parts for index in part} for parts in zip(*ranks, strict=True)]
+    assert together == alone
+
+
+def test_buckets_are_seeded_by_seed_and_epoch_and_save_padding() -> None:
+    lengths = np.random.default_rng(0).integers(5, 200, 400).tolist()
+    first, again, other = (LengthBuckets(lengths, 8, seed) for seed in (1, 1, 2))
+    assert list(first) == list(again)
+    assert list(first) != list(other)
+    again.set_epoch(1)
+    assert list(first) != list(again)
+
+    def padding(batches: list[list[int]]) -> int:
+        rows = [[lengths[index] for index in one] for one in batches]
+        return sum(max(row) * len(row) - sum(row) for row in rows)
+
+    random = np.random.default_rng(1).permutation(400).reshape(-1, 8).tolist()
+    assert padding(list(first)) < 0.3 * padding(random)
+
+
+def test_collator_marks_verdict_and_reply_positions() -> None:
+    rows = [
+        EncodedSample((11, 12, 13, 21, 22), prompt=3, label=0, truncated=False),
+        EncodedSample((31, 32), prompt=2, label=2, truncated=False),
+    ]
+    batch = Collator(torch.tensor([1, 2]), pad_id=99)(rows)
+    assert batch.batch.rows.tolist() == [[11, 12, 13, 21, 22], [31, 32, 99, 99, 99]]
+    assert batch.batch.mask.tolist() == [[True] * 5, [True, True, False, False, False]]
+    assert batch.batch.last.tolist() == [2, 1]
+    assert batch.labels.tolist() == [0, 2]
+    # The position before a reply token predicts it; the last prompt position predicts the first.
+    assert batch.reply_rows.tolist() == [0, 0]
+    assert batch.reply_positions.tolist() == [2, 3]
+    assert batch.reply_targets.tolist() == [21, 22]
+    assert len(Collator(torch.tensor([1]), 0)([])) == 0
+
+
+@pytest.mark.parametrize("target", ["", "response", "rationale"])
+def test_encoded_samples_carry_prompt_and_wanted_text(target: str) -> None:
+    tokenizer = tiny_tokenizer()
+    prompts = PromptBuilder(tokenizer, POLICY, max_tokens=200)
+    samples = make_samples(9)
+    for sample, row in zip(
+        samples, encode_samples(samples, prompts, task_target=target), strict=True
+    ):
+        assert row.label == LABEL_INDEX[sample.label]
+        assert row.ids[: row.prompt] == prompts.encode(sample.context, sample.request).ids
+        text = getattr(sample, target) if target else ""
+        if text:
+            assert tokenizer.decode(row.ids[row.prompt : -1]) == text
+            assert row.ids[-1] == tokenizer.eos_token_id
+        else:
+            assert len(row.ids) == row.prompt
