@@ -237,20 +237,15 @@ class SampleTableModel(QAbstractTableModel):
             self._show(self._wanted())
 
     def _refresh_cells(self, fresh: dict[str, Sample]) -> None:
-        """Put new values into rows that are shown and announce them in contiguous ranges."""
-        first, last = -1, -1
-        for row, sample in enumerate(self._view):
-            new = fresh.get(sample.id)
-            if new is None:
-                continue
-            self._view[row] = new
-            if first >= 0 and row != last + 1:
-                self._cells_changed(first, last)
-                first = row
-            elif first < 0:
-                first = row
-            last = row
-        if first >= 0:
+        """Put new values into rows that are shown and announce the ranges of them."""
+        view = self._view
+        rows = [row for row, sample in enumerate(view) if sample.id in fresh]
+        for row in rows:
+            view[row] = fresh[view[row].id]
+        ranges = _ranges(rows)
+        if len(ranges) > _MAX_RANGES:  # one wide signal repaints faster than thousands of them
+            ranges = [(rows[0], rows[-1])]
+        for first, last in ranges:
             self._cells_changed(first, last)
 
     def _cells_changed(self, first: int, last: int) -> None:
