@@ -293,7 +293,9 @@ class LivePlot(QFrame):
             series.curve.setData(x, y)
             if series.dots is not None:
                 few = len(x) <= FEW_POINTS
-                series.dots.setData(x if few else [], y if few else [])
+                # A scatter of nothing but gaps has no bounds; numpy would warn in every repaint.
+                shown = np.isfinite(y) if few else np.zeros(len(y), dtype=bool)
+                series.dots.setData(x[shown], y[shown])
             bounds = [y]
             if series.band is not None and series.band_curves is not None:
                 for edge, curve in zip(series.band, series.band_curves, strict=True):
