@@ -86,7 +86,10 @@ class Log(Event, frozen=True, kw_only=True, tag="log"):
 
 
 class Checkpoint(Event, frozen=True, kw_only=True, tag="checkpoint"):
-    """A complete checkpoint exists; ``reason`` is ``periodic``, ``best``, ``last``, ``emergency``."""
+    """A complete checkpoint exists.
+
+    ``reason`` is ``periodic``, ``best``, ``last`` or ``emergency``.
+    """
 
     step: int
     path: str
