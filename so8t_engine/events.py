@@ -86,10 +86,7 @@ class Log(Event, frozen=True, kw_only=True, tag="log"):
 
 
 class Checkpoint(Event, frozen=True, kw_only=True, tag="checkpoint"):
-    """A complete checkpoint exists.
-
-    ``reason`` is ``periodic``, ``best``, ``last`` or ``emergency``.
-    """
+    """A complete checkpoint exists; ``reason``: ``periodic``, ``best``, ``last``, ``emergency``."""
 
     step: int
     path: str

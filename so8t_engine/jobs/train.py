@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from so8t_engine.errors import DataError, ResourceError, WorkspaceError
+from so8t_engine.events import Result
 from so8t_engine.jobs.runtime import Control, Job, LineSink, Sink, run_job
 from so8t_engine.samples.readers import read_samples
 from so8t_engine.samples.schema import Sample
@@ -146,6 +148,34 @@ def run(
     return code, box[0] if box else None
 
 
+def dry_run(spec: TrainSpec, persona: Persona, *, events: bool, sinks: Sequence[Sink] = ()) -> int:
+    """Measure what a run would need, in this process; nothing of it is kept.
+
+    Emits ``Result(name="dry_run")`` with the fields of ``TrainingSession.dry_run``.
+
+    Returns:
+        The exit code.
+    """
+
+    def body(job: Job) -> str:
+        from so8t_engine.training.out_of_memory import human
+        from so8t_engine.training.session import TrainingSession
+
+        samples = gather_samples(spec, persona)
+        with tempfile.TemporaryDirectory(prefix="so8t-dry-run-") as folder:
+            store = RunStore.create(Path(folder), spec, policy=spec.policy or persona.info.policy)
+            store.save_samples(samples)
+            state = RunState(state="starting")
+            found = TrainingSession(job, store, state, point=persona.info.point).dry_run()
+        job.emitter.emit(Result(name="dry_run", data=found))
+        return (
+            f"One step with the longest sample ({found['tokens']} tokens) peaks at"
+            f" {human(found['peak'])}; the estimate was {human(found['estimated'])}."
+        )
+
+    return run_job("dry run", body, events=events, sinks=list(sinks))
+
+
 def _train(job: Job, store: RunStore, persona: Persona, *, resume: bool, main: bool) -> str:
     before = store.state()
     if resume and before.state in ACTIVE_STATES:
@@ -206,8 +236,8 @@ def _shared_run(
         except Exception as error:  # noqa: BLE001 - handed on to every process, then raised
             told = [(None, error)]
     dist.broadcast_object_list(told, src=0)
-    root, error = told[0]
-    if error is not None:
-        raise error
+    root, failure = told[0]
+    if failure is not None:
+        raise failure
     box[:] = [RunStore(Path(root))]
     return box[0]

@@ -1,7 +1,8 @@
 """A persona's learned weights in a folder: LoRA in peft's own format, gates and head beside it.
 
-``lora/`` can be loaded by ``PeftModel.from_pretrained``; ``gates.safetensors`` holds the generators,
-``head.safetensors`` the three verdict rows, ``persona.json`` says what they fit. No pickle anywhere.
+``lora/`` can be loaded by ``PeftModel.from_pretrained``; ``gates.safetensors`` holds the
+generators, ``head.safetensors`` the three verdict rows, ``persona.json`` says what they fit. No
+pickle anywhere.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ HEADER = "persona.json"
 
 
 class AdapterHeader(Struct, frozen=True, kw_only=True):
-    """What an adapter fits. ``base`` is the reference that trained it, ``policy_sha256`` its policy."""
+    """What an adapter fits; ``base`` is the reference of the base model that trained it."""
 
     format: int = 1
     engine: str = __version__

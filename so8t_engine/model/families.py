@@ -46,7 +46,7 @@ def adapted_layers(adapt: str | int | tuple[int, ...], layers: int) -> list[int]
     if isinstance(adapt, int):
         chosen = list(range(max(0, layers - adapt), layers))
     else:
-        chosen = sorted(set(int(index) for index in adapt))
+        chosen = sorted({int(index) for index in adapt})
     if not chosen or chosen[0] < 0 or chosen[-1] >= layers:
         raise BaseModelError(
             f"adapt_layers = {adapt!r} does not fit a base model of {layers} layers.",

@@ -4,8 +4,8 @@
 - The *head gate* rotates the output of the final norm: the safety head reads ``R_safe x``, the LM
   head reads ``R_cmd R_safe x``.
 
-All lower layers that are not adapted form the *frozen prefix*: their output never changes, so it can
-be computed once a sample, kept, and fed in directly (``hidden`` instead of ``input_ids``).
+All lower layers that are not adapted form the *frozen prefix*: their output never changes, so it
+can be computed once a sample, kept, and fed in directly (``hidden`` instead of ``input_ids``).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class SafetyHead(nn.Module):
             moved = fn(tensor)
             return tensor.to(moved.device) if moved.dtype != tensor.dtype else moved
 
-        super()._apply(keep_float32, recurse)
+        super()._apply(keep_float32, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def forward(self, x: Tensor) -> Tensor:
@@ -229,7 +229,7 @@ class PersonaModel(nn.Module):
         return rows, head[0] if head is not None else empty
 
     def drop_prefix(self) -> None:
-        """Take the frozen prefix out of the model (and off the device): rows come as hidden states."""
+        """Take the frozen prefix out of the model and off the device: rows come as states."""
         if self._prefix_store is not None or not self.cut:
             return
         layers = self.decoder.layers
@@ -320,7 +320,7 @@ class PersonaModel(nn.Module):
         return hidden[:, shared:], hidden[0, :shared]
 
     def verdict_logits(self, hidden: Tensor, last: Tensor) -> Tensor:
-        """Return float32 logits ``[B, 3]`` from final-norm states ``[B, T, D]`` at ``last`` ``[B]``."""
+        """Return float32 logits ``[B, 3]`` of norm outputs ``[B, T, D]`` at ``last`` ``[B]``."""
         at_last = hidden[torch.arange(len(hidden), device=hidden.device), last]
         if self.gates is not None:
             at_last = self.gates.apply_head_safe(at_last)
@@ -328,7 +328,7 @@ class PersonaModel(nn.Module):
         return logits
 
     def lm_logits(self, hidden: Tensor) -> Tensor:
-        """Return LM logits ``[N, V]`` of final-norm states ``[N, D]``; the head gate acts inside."""
+        """Return LM logits ``[N, V]`` of final-norm states ``[N, D]``; the head gate acts in it."""
         logits: Tensor = self.causal_lm.lm_head(hidden)
         return logits
 

@@ -91,7 +91,7 @@ class PromptBuilder:
         messages = [{"role": "system", "content": _POLICY}, {"role": "user", "content": _USER}]
         try:
             return self._render(messages)
-        except Exception as error:  # noqa: BLE001 - jinja errors of the template itself
+        except Exception as error:
             if "system" not in str(error).lower():
                 raise
             joined = f"{_POLICY}\n\n{_USER}" if policy else _USER
@@ -131,7 +131,7 @@ class PromptBuilder:
         return EncodedRequest(ids=(*body, *self.tail), truncated=truncated)
 
     def encode_reply(self, text: str, *, limit: int) -> list[int]:
-        """Return the tokens of an assistant's text, at most ``limit``, and the end-of-turn token."""
+        """Return the tokens of an assistant's text, at most ``limit``, and the end of turn."""
         ids = self._plain.encode(text)[:limit]
         end = self._tokenizer.eos_token_id
         return [*ids, end] if end is not None else ids

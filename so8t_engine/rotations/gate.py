@@ -7,14 +7,14 @@ The rotations of all gates come out of one batched ``matrix_exp``, outside any r
 once per optimizer step. The forward pass reads detached copies of them that collect gradients over
 all micro-batches; :meth:`GateBank.finish_step` then pulls these through the exponential in one
 vector-Jacobian product. That is the chain rule, cut at a convenient place, so it is exact. It also
-gives exact *routing*: the gradient of the verdict loss goes to R_safe only, that of the task loss to
-R_cmd only, though both passed through the same product.
+gives exact *routing*: the gradient of the verdict loss goes to R_safe only, that of the task loss
+to R_cmd only, though both passed through the same product.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +71,7 @@ class GateBank(nn.Module):
             moved = fn(tensor)
             return tensor.to(moved.device) if moved.dtype != tensor.dtype else moved
 
-        super()._apply(keep_float32, recurse)
+        super()._apply(keep_float32, recurse)  # type: ignore[no-untyped-call]
         self.invalidate()
         return self
 

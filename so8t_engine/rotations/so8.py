@@ -2,7 +2,7 @@
 
 A rotation is ``R = exp(A)`` with ``A = θ − θᵀ``, where the strict upper triangle of θ holds 28 free
 numbers. ``Aᵀ = −A`` gives ``RᵀR = exp(−A) exp(A) = I`` and ``det R = exp(tr A) = exp(0) = +1``, so
-nothing has to "encourage" either (Hall, *Lie Groups, Lie Algebras, and Representations*, §2 and §3).
+nothing has to "encourage" either (Hall, *Lie Groups, Lie Algebras, and Representations*, §2, §3).
 Rotations act on column vectors. Nothing here is computed under autocast: a product under bf16
 autocast would silently lose 16 bits.
 """
@@ -53,7 +53,8 @@ def exp(generators: Tensor) -> Tensor:
     1.3e-5 (2e-5 for a product), and 8x8 matrices once an optimizer step cost next to nothing.
     """
     with _no_autocast(generators.device):
-        return torch.matrix_exp(generators.double()).to(generators.dtype)
+        result: Tensor = torch.matrix_exp(generators.double()).to(generators.dtype)
+    return result
 
 
 def rotation(theta: Tensor, strength: float = 1.0) -> Tensor:
@@ -90,7 +91,8 @@ def orthogonality_error(rotations: Tensor) -> Tensor:
 
 def determinant_error(rotations: Tensor) -> Tensor:
     """Return ``|det R − 1|`` of each matrix, ``[...]``, computed in float64."""
-    return (torch.linalg.det(rotations.detach().double()) - 1.0).abs()
+    determinants: Tensor = torch.linalg.det(rotations.detach().double())
+    return (determinants - 1.0).abs()
 
 
 def angles(rotations: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Checkpoints that are complete or absent, verified by checksum, and free of pickle.
 
-A checkpoint folder is written under a temporary name, synced, sealed with ``manifest.json`` (SHA-256
-of every file) and then renamed. Whatever happens in between leaves the earlier ones untouched.
+A checkpoint folder is written under a temporary name, synced, sealed with ``manifest.json``
+(SHA-256 of every file) and then renamed. Whatever happens in between leaves the earlier ones
+untouched.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ def latest_intact(run: RunStore) -> tuple[Path | None, list[str]]:
     Damaged ones lose their seal (it is renamed), so that nothing takes them for a checkpoint any
     more and the resumed run writes them anew.
     """
-    problems = []
+    problems: list[str] = []
     for folder in reversed(run.checkpoints()):
         problem = verify(folder)
         if not problem:

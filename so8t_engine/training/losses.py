@@ -2,8 +2,8 @@
 
 ``L = w_verdict·CE(class-weighted) + w_danger·mean[p_allow | REFUSE] + w_task·LM + λ_pet·PET``
 
-Every term is a sum over samples of a per-sample value, divided by the number of samples in the whole
-optimizer step. So the split of a step into micro-batches or processes changes nothing.
+Every term is a sum over samples of a per-sample value, divided by the number of samples in the
+whole optimizer step. So the split of a step into micro-batches or processes changes nothing.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def task_loss(logits: Tensor, targets: Tensor, rows: Tensor, batch: int) -> Tens
 
 def rate_factor(step: int, total: int, *, warmup: float, schedule: str) -> float:
     """Return the factor of the learning rate before optimizer step ``step`` (from 0)."""
-    rising = int(round(warmup * total))
+    rising = round(warmup * total)
     if step < rising:
         return (step + 1) / (rising + 1)
     progress = (step - rising) / max(1, total - rising)

@@ -47,7 +47,7 @@ def cache_key(
 
 
 def base_fingerprint(folder: Path, quantization: str) -> str:
-    """Return a hash of a base model's files by name, size and modification time, and quantisation."""
+    """Return a hash of a base's files by name, size and modification time, and quantisation."""
     digest = hashlib.sha256(quantization.encode())
     for path in sorted(folder.glob("*")):
         if path.suffix in (".safetensors", ".json") and path.is_file():

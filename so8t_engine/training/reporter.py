@@ -48,7 +48,7 @@ class ReporterParts:
     main: bool = True
 
 
-class Reporter(TrainerCallback):
+class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers has no types
     """Watches one training run.
 
     Attributes:
@@ -164,7 +164,17 @@ class Reporter(TrainerCallback):
             return
         path = record(bank, self.parts.run.rotations_dir, step=step)
         name = path.relative_to(self.parts.run.root).as_posix()
-        self._emit(Rotation(step=step, file=name, **bank.health()))
+        health = bank.health()
+        self._emit(
+            Rotation(
+                step=step,
+                file=name,
+                max_orthogonality_error=health["max_orthogonality_error"],
+                max_determinant_error=health["max_determinant_error"],
+                mean_angle_safe=health["mean_angle_safe"],
+                mean_angle_cmd=health["mean_angle_cmd"],
+            )
+        )
 
     def _evaluate(self, state: TrainerState) -> None:
         """Measure the validation split; a better result than before becomes the best checkpoint."""

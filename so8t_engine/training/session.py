@@ -17,8 +17,9 @@ from transformers.trainer_callback import PrinterCallback
 from so8t_engine.errors import DataError, ResourceError, WorkspaceError
 from so8t_engine.events import Hello, Progress, Result
 from so8t_engine.jobs.runtime import Job
-from so8t_engine.model.adapter import AdapterHeader
+from so8t_engine.model.adapter import AdapterHeader, read_header
 from so8t_engine.model.base_cache import cache_root, resolve_base
+from so8t_engine.model.identity import base_identity
 from so8t_engine.model.loading import LoadedBase, load_base
 from so8t_engine.model.persona_model import PersonaModel
 from so8t_engine.model.prompt import PromptBuilder
@@ -27,6 +28,8 @@ from so8t_engine.specs import TrainSpec
 from so8t_engine.training.checkpoints import latest_intact
 from so8t_engine.training.data import Collator, EncodedSample, encode_samples
 from so8t_engine.training.losses import VerdictLoss
+from so8t_engine.training.memory import measure_step
+from so8t_engine.training.out_of_memory import MemoryWatch, is_out_of_memory
 from so8t_engine.training.prefix_cache import PrefixCache, base_fingerprint, cache_key
 from so8t_engine.training.reporter import Reporter, ReporterParts
 from so8t_engine.training.trainer import PersonaTrainer
@@ -60,6 +63,8 @@ class TrainingSession:
         self.point = point
         self.main = main
         self.spec: TrainSpec = run.spec()
+        self._memory = MemoryWatch(self.spec)
+        self._dry = False
 
     def execute(self, *, resume: bool) -> str:
         """Train to the end, a stop or a failure; return the closing sentence.
@@ -69,12 +74,10 @@ class TrainingSession:
         """
         try:
             return self._execute(resume)
-        except torch.OutOfMemoryError as error:
-            raise ResourceError(
-                "The GPU ran out of memory.",
-                why=str(error).split("\n", maxsplit=1)[0],
-                next_step="Lower the batch size, shorten max_tokens, or adapt fewer top layers.",
-            ) from error
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise self._out_of_memory(error) from error
         except (OSError, SafetensorError) as error:
             if not is_disk_full(error):
                 raise
@@ -92,6 +95,8 @@ class TrainingSession:
             prepared = self._prepare()
         except InterruptedError:
             return "Stopped before the first step; nothing was trained."
+        if checkpoint is not None:
+            self._require_same_base(checkpoint, prepared.header)
         self._hello(prepared)
         steps = self._total_steps(len(prepared.train))
         reporter = Reporter(
@@ -107,14 +112,7 @@ class TrainingSession:
             ),
             self.state,
         )
-        trainer = PersonaTrainer(
-            prepared.model,
-            self._arguments(prepared.base, steps),
-            spec,
-            prepared.train,
-            prepared.collator,
-            VerdictLoss(spec.loss, prepared.labels),
-        )
+        trainer = self._trainer(prepared, steps)
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(reporter)
         reporter.trainer = trainer
@@ -122,6 +120,54 @@ class TrainingSession:
             reporter.restore(checkpoint)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         return self._conclude(reporter, trainer.state.global_step, steps)
+
+    def _trainer(self, prepared: Prepared, steps: int) -> PersonaTrainer:
+        return PersonaTrainer(
+            prepared.model,
+            self._arguments(prepared.base, steps),
+            self.spec,
+            prepared.train,
+            prepared.collator,
+            VerdictLoss(self.spec.loss, prepared.labels),
+        )
+
+    # -- memory --------------------------------------------------------------------------------
+
+    def dry_run(self) -> dict[str, Any]:
+        """Take one step with the longest samples, keep nothing, and return what it needed.
+
+        Returns:
+            ``estimate`` and ``host`` (bytes by part), ``estimated`` (their sum on the device),
+            ``peak`` and ``before`` (bytes measured), ``tokens`` of the longest sample, ``device``.
+
+        Raises:
+            So8tError: as :meth:`execute`; too little memory included.
+        """
+        self._dry = True
+        set_seed(self.spec.seed)
+        try:
+            prepared = self._prepare(longest=2 * self.spec.optim.batch_size)
+            measured = measure_step(self._trainer(prepared, 10))
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise self._out_of_memory(error) from error
+        found = self._memory.estimate()
+        return {
+            "estimate": found.device,
+            "host": found.host,
+            "estimated": found.total,
+            "peak": measured.peak,
+            "before": measured.before,
+            "tokens": measured.tokens,
+            "device": str(prepared.base.device),
+        }
+
+    def _out_of_memory(self, error: BaseException) -> ResourceError:
+        failure, offer = self._memory.explain(error)
+        if offer is not None and self.main:
+            self.job.emitter.emit(offer)
+        return failure
 
     # -- preparation ---------------------------------------------------------------------------
 
@@ -137,7 +183,16 @@ class TrainingSession:
         self.job.emitter.log(f"Resuming from {folder.name}.")
         return folder
 
-    def _prepare(self) -> Prepared:
+    def _require_same_base(self, checkpoint: Path, now: AdapterHeader) -> None:
+        if read_header(checkpoint).base_fingerprint != now.base_fingerprint:
+            raise WorkspaceError(
+                f"The base model of run {self.run_store.id} has changed since the run began.",
+                why="Its learned weights fit that base model only.",
+                next_step="Restore the base model, or start a new run.",
+            )
+
+    def _prepare(self, *, longest: int = 0) -> Prepared:
+        """Load, encode and cache; ``longest`` keeps only so many of the longest samples."""
         spec, emitter = self.spec, self.job.emitter
         samples = self.run_store.samples()
         train = [sample for sample in samples if sample.split == "train"]
@@ -159,6 +214,10 @@ class TrainingSession:
         target = spec.loss.task_target if spec.loss.w_task else ""
         rows = encode_samples(train, prompts, task_target=target)
         held_out = encode_samples(validation, prompts)
+        self._memory.note(base, rows, len(prompts.head))
+        if longest:
+            rows = sorted(rows, key=lambda row: len(row.ids), reverse=True)[:longest]
+            held_out = []
         cut_short = sum(row.truncated for row in [*rows, *held_out])
         if cut_short:
             emitter.log(
@@ -182,7 +241,7 @@ class TrainingSession:
             collator=Collator(shared, base.tokenizer.pad_token_id),
             header=AdapterHeader(
                 base=spec.base_model,
-                base_fingerprint=base_fingerprint(folder, "none"),
+                base_fingerprint=base_identity(folder),
                 hidden_size=model.hidden_size,
                 layers=tuple(model.layers),
                 max_tokens=spec.data.max_tokens,
@@ -238,7 +297,7 @@ class TrainingSession:
         fingerprint = base_fingerprint(base.folder, base.quantization)
         rows = [*train, *validation]
         key = cache_key(fingerprint, model.cut, base.dtype, prompts.head, rows)
-        folder = None if mode == "ram" else cache_root() / "prefix"
+        folder = None if mode == "ram" or self._dry else cache_root() / "prefix"
         shared, attached = PrefixCache(folder, mode=mode).attach(
             model,
             prompts.head,

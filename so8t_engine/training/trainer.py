@@ -32,7 +32,7 @@ OPTIMIZER, SCHEDULER, RANDOM = "optimizer", "scheduler", "random"
 TRAINER_STATE = "trainer_state.json"
 
 
-class PersonaTrainer(Trainer):
+class PersonaTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
     """Trainer of a :class:`PersonaModel`.
 
     Attributes:
@@ -41,6 +41,9 @@ class PersonaTrainer(Trainer):
         step_samples: samples of the current optimizer step over all processes.
         last_grad_norm: norm of all gradients of the last step, before clipping.
     """
+
+    optimizer: Any
+    lr_scheduler: Any
 
     def __init__(
         self,
@@ -245,7 +248,7 @@ class PersonaTrainer(Trainer):
         self.last_grad_norm = float(super()._get_grad_norm(model, grad_norm=grad_norm))
         return self.last_grad_norm
 
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: Any = None) -> Any:
         """Make AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) with one group a part."""
         if self.optimizer is not None:
             return self.optimizer

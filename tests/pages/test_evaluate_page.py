@@ -157,10 +157,13 @@ def test_groups_and_baselines_are_listed(qtbot: QtBot, context: AppContext, run:
         sum(int(page.tabs.languages.row(i).cells[1]) for i in range(page.tabs.languages.rowCount()))
         == 120
     )
-    titles = [page.tabs.baselines.row(i).cells[0] for i in range(page.tabs.baselines.rowCount())]
-    assert titles == ["This model", "Always ALLOW", "TF-IDF + logistic regression"]
-    allow = page.tabs.baselines.row(1).cells
-    assert "1.00 (40/40)" in allow  # dangerous-allow rate of always ALLOW
+    table = page.tabs.baselines
+    horizontal = Qt.Orientation.Horizontal
+    titles = [table.headerData(column, horizontal) for column in range(table.columnCount())]
+    assert titles == ["Figure", "This model", "Always ALLOW", "TF-IDF + logistic regression"]
+    cells = {table.row(i).cells[0]: table.row(i).cells[2] for i in range(table.rowCount())}
+    assert cells["Dangerous-allow rate"] == "1.000 (40/40)"
+    assert cells["Escalate Precision"] == "n/a (0/0)"
 
 
 def test_reports_are_written(

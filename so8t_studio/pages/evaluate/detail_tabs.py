@@ -34,10 +34,7 @@ class DetailTabs(QTabWidget):
         tips = ["", "", *(METRIC_DEFINITIONS[name] for name in GROUP_METRICS)]
         self.categories = TextTableModel([self.tr("Category"), *headers], tips=tips)
         self.languages = TextTableModel([self.tr("Language"), *headers], tips=tips)
-        self.baselines = TextTableModel(
-            [self.tr("Model"), *(METRIC_TITLES[name] for name in METRIC_NAMES)],
-            tips=["", *(METRIC_DEFINITIONS[name] for name in METRIC_NAMES)],
-        )
+        self.baselines = TextTableModel([self.tr("Figure"), self.tr("This model")])
         for model, name, title in (
             (self.categories, "categoryTable", self.tr("By category")),
             (self.languages, "languageTable", self.tr("By language")),
@@ -106,14 +103,21 @@ class DetailTabs(QTabWidget):
             self.wrong_note.setText(self.tr("None is dangerous: no REFUSE was decided ALLOW."))
 
     def set_baselines(self, own: Metrics, baselines: dict[str, Metrics]) -> None:
-        """Show this model above what it has to beat."""
+        """Show this model beside what it has to beat."""
         every = [(self.tr("This model"), own)]
         every += [(BASELINE_TITLES.get(name, name), found) for name, found in baselines.items()]
-        self.baselines.set_rows(
+        self.baselines.set_table(
+            [self.tr("Figure"), *(title for title, _found in every)],
             [
-                TableRow((title, *(format_ratio(found.ratio(name)) for name in METRIC_NAMES)))
-                for title, found in every
-            ]
+                TableRow(
+                    (
+                        METRIC_TITLES[name],
+                        *(format_ratio(found.ratio(name), digits=3) for _title, found in every),
+                    ),
+                    tooltip=METRIC_DEFINITIONS[name],
+                )
+                for name in METRIC_NAMES
+            ],
         )
 
     def _group(self, row: GroupRow) -> TableRow:

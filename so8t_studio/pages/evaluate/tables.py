@@ -43,6 +43,12 @@ class TextTableModel(QAbstractTableModel):
         self._rows = tuple(rows)
         self.endResetModel()
 
+    def set_table(self, headers: Sequence[str], rows: Sequence[TableRow]) -> None:
+        """Replace columns and rows."""
+        self.beginResetModel()
+        self._headers, self._rows = tuple(headers), tuple(rows)
+        self.endResetModel()
+
     def row(self, number: int) -> TableRow:
         """Return a row."""
         return self._rows[number]

@@ -93,13 +93,9 @@ class TimelinePanel(QWidget):
             return
         self.angles.extend("safe", steps, [point.angle_safe for point in points])
         self.angles.extend("cmd", steps, [point.angle_cmd for point in points])
-        # Exactly zero (step 0) has no place on a logarithmic axis.
-        self.health.extend(
-            "orthogonality", steps, [max(point.orthogonality, 1e-17) for point in points]
-        )
-        self.health.extend(
-            "determinant", steps, [max(point.determinant, 1e-17) for point in points]
-        )
+        # Exactly zero (step 0) has no place on a logarithmic axis and is a gap there.
+        self.health.extend("orthogonality", steps, [point.orthogonality for point in points])
+        self.health.extend("determinant", steps, [point.determinant for point in points])
 
     def hasHeightForWidth(self) -> bool:
         """It takes what is left; the wrapping legends inside must not claim more."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 
 from so8t_engine.events import Checkpoint, Error
 from so8t_engine.jobs.runtime import Control
+from so8t_engine.model.identity import base_identity
 from so8t_engine.specs import LoraSpec, TrainSpec
 from so8t_engine.training.checkpoints import (
     latest_intact,
@@ -29,6 +31,7 @@ from so8t_engine.training.checkpoints import (
 from so8t_engine.training.trainer import random_state, set_random_state
 from so8t_engine.workspace.personas import Persona
 from so8t_engine.workspace.runs import RunStore
+from tests.helpers.tiny_models import save_tiny_base
 from tests.helpers.tiny_training import (
     Recorder,
     make_persona,
@@ -137,6 +140,20 @@ def test_without_any_intact_checkpoint_the_run_is_not_resumed(
     code, _, recorder = train(spec, persona, resume=run)
     assert code == 5
     assert "no intact checkpoint" in recorder.of(Error)[0].what
+
+
+def test_a_run_does_not_resume_on_another_base(tmp_path: Path, persona: Persona) -> None:
+    folder = save_tiny_base(tmp_path / "base")
+    control = Control()
+    spec = tiny_spec(folder)
+    _, run, _ = train(spec, persona, control=control, on_event=stop_at(2, control))
+    moved = tmp_path / "moved"
+    shutil.copytree(folder, moved)
+    assert base_identity(moved) == base_identity(folder)
+    save_tiny_base(folder, seed=6)
+    code, _, recorder = train(spec, persona, resume=run)
+    assert code == 5
+    assert "has changed since the run began" in recorder.of(Error)[0].what
 
 
 def test_random_state_round_trip(tmp_path: Path) -> None:
@@ -293,4 +310,4 @@ def test_full_disk_ends_with_a_sentence_and_keeps_what_there_is(
     assert not list(run.checkpoints_dir.glob(".*.tmp"))
     code, _, resumed = train(spec, persona, resume=run)
     assert code == 0
-    assert [step for step, _ in resumed.losses()][0] == 11
+    assert next(step for step, _ in resumed.losses()) == 11

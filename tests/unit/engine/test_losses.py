@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -127,7 +128,7 @@ def test_rate_factor_warms_up_and_decays_to_zero() -> None:
     factors = [rate_factor(step, 20, warmup=0.2, schedule="cosine") for step in range(21)]
     assert factors[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
     assert factors[4] == pytest.approx(1.0)
-    assert all(left >= right for left, right in zip(factors[4:], factors[5:], strict=False))
+    assert all(left >= right for left, right in itertools.pairwise(factors[4:]))
     assert factors[20] == pytest.approx(0.0)
     assert rate_factor(12, 20, warmup=0.2, schedule="linear") == pytest.approx(0.5)
     assert rate_factor(19, 20, warmup=0.2, schedule="constant") == 1.0

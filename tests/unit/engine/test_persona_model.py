@@ -77,30 +77,46 @@ def test_untrained_persona_is_bit_identical_to_its_base(
 # -- dtypes -----------------------------------------------------------------------------------
 
 
-def _autocast(wanted: bool) -> contextlib.AbstractContextManager[Any]:
-    return torch.autocast("cpu", dtype=torch.bfloat16) if wanted else contextlib.nullcontext()
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=[
+            pytest.mark.gpu,
+            pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+        ],
+    ),
+]
 
 
+def _autocast(wanted: bool, device: str) -> contextlib.AbstractContextManager[Any]:
+    return torch.autocast(device, dtype=torch.bfloat16) if wanted else contextlib.nullcontext()
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("base_dtype", ["float32", "bfloat16", "float16", "nf4"])
 @pytest.mark.parametrize("autocast", [False, True], ids=["plain", "autocast"])
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["stored", "recomputed"])
 def test_every_dtype_pairing_steps(
-    tiny_base: Bases, base_dtype: str, autocast: bool, checkpointing: bool
+    tiny_base: Bases, device: str, base_dtype: str, autocast: bool, checkpointing: bool
 ) -> None:
-    if base_dtype == "nf4":
-        base = load_tiny(tiny_base("qwen3"), "bfloat16", "nf4")
-    else:
-        base = load_tiny(tiny_base("qwen3"), base_dtype)
+    nf4 = base_dtype == "nf4"
+    base = load_base(
+        tiny_base("qwen3"),
+        device=device,
+        dtype="bfloat16" if nf4 else base_dtype,
+        quantization="nf4" if nf4 else "none",
+    )
     model = disturb(build(base), size=0.05)
     if checkpointing:
         model.recompute_activations()
-    batch = token_batch(ROWS, SHARED)
+    batch = token_batch(ROWS, SHARED).to(model.device)
     seen: list[torch.dtype] = []
     for layer in model.layers:
         model.decoder.layers[layer].self_attn.register_forward_hook(
             lambda _module, inputs, output: seen.append(output[0].dtype)
         )
-    with _autocast(autocast):
+    with _autocast(autocast, device):
         found = gradients(model, batch)
         hidden, _ = model.hidden_states(batch)
         logits = model.lm_logits(hidden)
@@ -330,9 +346,7 @@ def test_offloaded_parts_change_nothing(tiny_base: Bases, family: str) -> None:
 @pytest.mark.parametrize("family", ["llama", "qwen2"], ids=["tied", "untied"])
 @pytest.mark.parametrize("base_dtype", ["float32", "bfloat16", "float16", "nf4"])
 @pytest.mark.parametrize("dropped", [False, True])
-def test_parts_leave_the_gpu(
-    tiny_base: Bases, family: str, base_dtype: str, dropped: bool
-) -> None:
+def test_parts_leave_the_gpu(tiny_base: Bases, family: str, base_dtype: str, dropped: bool) -> None:
     nf4 = base_dtype == "nf4"
     base = load_base(
         tiny_base(family),
@@ -354,3 +368,20 @@ def test_parts_leave_the_gpu(
     torch.testing.assert_close(verdicts(model, batch), before, rtol=2e-2, atol=2e-2)
     found = gradients(model, batch)
     assert all(gradient.isfinite().all() for gradient in found.values())
+
+
+def test_many_verdicts_come_back_in_the_order_of_their_rows(tiny_base: Bases) -> None:
+    from so8t_engine.model.inference import verdict_logits
+    from so8t_engine.training.data import Collator, EncodedSample
+
+    model = disturb(build(load_tiny(tiny_base("llama")))).train()
+    rows = [EncodedSample(tuple(row), len(row), 0, False) for row in ROWS]
+    collator = Collator(torch.tensor(SHARED), 0)
+    alone = torch.cat([verdicts(model, token_batch([row], SHARED)) for row in ROWS]).numpy()
+    model.train()
+    for batch_size in (1, 3, 16):
+        found = verdict_logits(model, rows, collator, batch_size=batch_size)
+        assert abs(found - alone).max() < 1e-4
+    assert model.training
+    with pytest.raises(InterruptedError):
+        verdict_logits(model, rows, collator, cancelled=lambda: True)

@@ -210,13 +210,12 @@ def test_split_of_a_step_into_micro_batches_changes_neither_loss_nor_gradient(
 # -- the frozen prefix ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3"])
 def test_frozen_prefix_gives_the_same_losses_over_a_whole_run(
-    tiny_base: Bases, persona: Persona, family: str
+    tiny_base: Bases, persona: Persona
 ) -> None:
     losses, metrics = {}, {}
     for mode in ("off", "ram", "disk"):
-        spec = tiny_spec(tiny_base(family), model_prefix_cache=mode, optim_epochs=3.0)
+        spec = tiny_spec(tiny_base("qwen3"), model_prefix_cache=mode, optim_epochs=3.0)
         code, _, recorder = train(spec, persona)
         assert code == 0, recorder.events
         losses[mode] = [value for _, value in recorder.losses()]
