@@ -188,6 +188,9 @@ def _look_at_rotations(window: MainWindow, qtbot: QtBot, run: RunStore) -> None:
 def _evaluate(window: MainWindow, qtbot: QtBot, run: RunStore) -> None:
     window.show_page("evaluate")
     page = window.page("evaluate")
+    start = find(page, QAbstractButton, "startEvaluation")
+    runs = find(page, QComboBox, "runChoice")
+    qtbot.waitUntil(lambda: start.isEnabled() and runs.currentData() == run.id, timeout=20_000)
     menu = find(page, QMenu, "evaluateMenu")
     action = next(a for a in menu.actions() if a.objectName() == "evaluateValidation")
     action.trigger()
