@@ -20,6 +20,7 @@ from PySide6.QtWidgets import (
     QPushButton,
     QSlider,
     QTableView,
+    QToolButton,
 )
 
 from so8t_engine.specs import load_spec
@@ -446,3 +447,34 @@ def test_the_keyboard_alone_starts_and_stops_a_run(qtbot, opened):
     page.card.stop.setFocus()
     qtbot.keyClick(page.card.stop, Qt.Key.Key_Space)
     wait_phase(qtbot, page, Phase.CANCELLED)
+
+
+def test_further_runs_wait_in_a_queue_that_can_change(qtbot, opened):
+    page = opened("train", "--steps", "300")
+    press(qtbot, page, "trainStart")
+    wait_phase(qtbot, page, Phase.RUNNING)
+    first = page.card.handle
+    page.tabs.setCurrentIndex(SETUP)
+    seed = page.findChild(QLineEdit, "field_seed")
+    for value in ("1", "2", "3"):
+        seed.setText(value)
+        qtbot.wait(20)
+        press(qtbot, page, "trainQueue")
+    jobs = page.context.jobs
+    assert page.card.handle is first
+    up = "queueUp_2"
+    qtbot.waitUntil(lambda: page.queue.findChild(QToolButton, up) is not None, timeout=5_000)
+    one, two, three = jobs.queued()
+    qtbot.mouseClick(page.queue.findChild(QToolButton, up), LEFT)
+    assert jobs.queued() == [one, three, two]
+    qtbot.mouseClick(page.queue.findChild(QToolButton, "queueRemove_0"), LEFT)
+    assert jobs.queued() == [three, two] and one.state.phase is Phase.CANCELLED
+    first.stop()
+    qtbot.waitUntil(lambda: page.card.handle is three, timeout=20_000)
+    qtbot.waitUntil(lambda: three.state.phase is Phase.RUNNING, timeout=20_000)
+    two.stop()
+    three.stop()
+    qtbot.waitUntil(lambda: not jobs.active(), timeout=20_000)
+    assert not page.queue.isVisible()
+    seeds = sorted(run.spec().seed for run in page.context.persona.runs())
+    assert seeds == [3, 17]
