@@ -6,18 +6,20 @@ import re
 import unicodedata
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from datasketch import MinHash, MinHashLSH
 from numpy.typing import NDArray
 
 from so8t_engine.samples.schema import Sample
 
 THRESHOLD = 0.8
 _SHINGLE = 4
-_PERMUTATIONS = 64
+_BANDS, _ROWS = 12, 5
+_PERMUTATIONS = _BANDS * _ROWS
 _SEED = 17
+_CHUNK = 4000
+_MAX_COMPARED = 64
 _JUNK = re.compile(r"[\W_]+")
 Progress = Callable[[int, int], None]
 Cancelled = Callable[[], bool]
@@ -75,15 +77,14 @@ def exact_groups(samples: Sequence[Sample]) -> list[list[int]]:
     return [group for group in rows.values() if len(group) > 1]
 
 
-def shingles(key: str) -> frozenset[str]:
-    """Return the set of four-character pieces of a comparison key."""
-    text = key.replace(" ", "")
-    if len(text) <= _SHINGLE:
-        return frozenset((text,))
-    return frozenset(text[i : i + _SHINGLE] for i in range(len(text) - _SHINGLE + 1))
+def shingles(key: str) -> frozenset[bytes]:
+    """Return the set of four-character pieces of a comparison key, as UTF-32."""
+    data = key.replace(" ", "").encode("utf-32-le", "replace")
+    width = 4 * _SHINGLE
+    return frozenset([data[at : at + width] for at in range(0, max(len(data) - width, 0) + 1, 4)])
 
 
-def jaccard(left: frozenset[str], right: frozenset[str]) -> float:
+def jaccard(left: frozenset[bytes], right: frozenset[bytes]) -> float:
     """Return |A ∩ B| / |A ∪ B|."""
     common = len(left & right)
     return common / (len(left) + len(right) - common) if common else 0.0
@@ -98,8 +99,9 @@ def near_groups(
 ) -> list[list[int]]:
     """Return groups of rows that are linked by a Jaccard similarity of at least ``threshold``.
 
-    Candidates come from MinHash with locality-sensitive hashing (Broder 1997; datasketch), tuned
-    for few misses; each is then verified exactly. Groups are the connected components.
+    Candidates come from MinHash (Broder 1997) with locality-sensitive hashing (Indyk and Motwani
+    1998): with 12 bands of 5 rows a pair of similarity 0.8 is missed with probability 0.009, of 0.9
+    with 2e-5. Each candidate is then verified exactly. Groups are the connected components.
 
     Raises:
         ScanCancelled: if ``cancelled`` said so.
@@ -108,54 +110,88 @@ def near_groups(
     groups = Groups(len(samples))
     for index, sample in enumerate(samples):
         groups.join(first_with.setdefault(comparison_key(sample), index), index)
-    keys = list(first_with)
     rows = list(first_with.values())
-    total = len(keys)
-    sets = [shingles(key) for key in keys]
-    lsh = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS, weights=(0.1, 0.9))
-    empty = MinHash(num_perm=_PERMUTATIONS, seed=_SEED, hashfunc=_crc)
-    permutations = empty.permutations
-    for index in range(total):
-        if index % 256 == 0:
-            if progress is not None:
-                progress(index, total)
-            if cancelled is not None and cancelled():
-                raise ScanCancelled
-        sketch = MinHash(
-            num_perm=_PERMUTATIONS,
-            seed=_SEED,
-            hashfunc=_crc,
-            permutations=permutations,
-            scheme=empty.scheme,
-        )
-        sketch.update_batch([piece.encode() for piece in sets[index]])
-        _link(index, lsh.query(sketch), sets, rows, groups, threshold)
-        lsh.insert(index, sketch, check_duplication=False)
-    if progress is not None:
-        progress(total, total)
+    total = len(rows)
+
+    def step(done: int) -> None:
+        if progress is not None:
+            progress(done, total)
+        if cancelled is not None and cancelled():
+            raise ScanCancelled
+
+    sets: list[frozenset[bytes]] = []
+    signatures = np.empty((total, _PERMUTATIONS), dtype=np.uint32)
+    keys = list(first_with)
+    for start in range(0, total, _CHUNK):
+        step(start * 9 // 10)
+        chunk = [shingles(key) for key in keys[start : start + _CHUNK]]
+        signatures[start : start + len(chunk)] = sketch(chunk)
+        sets += chunk
+    for band in range(_BANDS):
+        step(total * 9 // 10 + total * band // (10 * _BANDS))
+        part = np.ascontiguousarray(signatures[:, band * _ROWS : (band + 1) * _ROWS])
+        for bucket in _buckets(part):
+            _link(bucket, sets, rows, groups, threshold)
+    step(total)
     return groups.lists()
 
 
+def sketch(sets: Sequence[frozenset[bytes]]) -> NDArray[np.uint32]:
+    """Return the MinHash signatures ``[N, 60]`` of non-empty sets.
+
+    The hash family is multiply-add-shift on 64 bits (Dietzfelbinger 1996) over CRC-32 of the
+    pieces; in numpy it is several times faster than one MinHash object a row.
+    """
+    sizes = np.fromiter((len(one) for one in sets), dtype=np.int64, count=len(sets))
+    pieces = np.fromiter(
+        (zlib.crc32(piece) for one in sets for piece in one), np.uint64, int(sizes.sum())
+    )
+    starts = np.concatenate(([0], np.cumsum(sizes)[:-1]))
+    draw = np.random.default_rng(_SEED)
+    factors = draw.integers(0, 2**63, _PERMUTATIONS, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    offsets = draw.integers(0, 2**63, _PERMUTATIONS, dtype=np.uint64)
+    result = np.empty((len(sets), _PERMUTATIONS), dtype=np.uint32)
+    for number in range(_PERMUTATIONS):
+        hashed = (pieces * factors[number] + offsets[number]) >> np.uint64(32)
+        result[:, number] = np.minimum.reduceat(hashed, starts)
+    return result
+
+
+def _buckets(part: NDArray[np.uint32]) -> Iterator[list[int]]:
+    """Yield the row numbers that share one band of the signature, ascending."""
+    if not len(part):
+        return
+    # One number a band: a rare collision only makes a candidate, which is verified anyway.
+    key = np.zeros(len(part), dtype=np.uint64)
+    for column in part.T:
+        key = (key ^ column.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
+    _, inverse, counts = np.unique(key, return_inverse=True, return_counts=True)
+    order = np.argsort(inverse, kind="stable")
+    ends = np.cumsum(counts)
+    for bucket in np.flatnonzero(counts > 1):
+        yield order[ends[bucket] - counts[bucket] : ends[bucket]].tolist()
+
+
 def _link(
-    index: int,
-    candidates: list[int],
-    sets: list[frozenset[str]],
+    bucket: list[int],
+    sets: list[frozenset[bytes]],
     rows: list[int],
     groups: Groups,
     threshold: float,
 ) -> None:
-    """Join ``index`` with the candidates that really are similar, one comparison a group."""
-    own = sets[index]
-    for other in candidates:
-        if groups.find(rows[other]) == groups.find(rows[index]):
-            continue
-        small, large = sorted((len(own), len(sets[other])))
-        if small >= threshold * large and jaccard(own, sets[other]) >= threshold:
-            groups.join(rows[other], rows[index])
+    """Join the rows of a bucket that really are similar.
 
-
-def _crc(data: bytes) -> int:
-    return zlib.crc32(data)
+    In a crowded bucket each row is compared with a limited number of the others before it, so that
+    a dataset made from one template cannot make the scan quadratic.
+    """
+    for position, index in enumerate(bucket):
+        own = sets[index]
+        for other in bucket[max(0, position - _MAX_COMPARED) : position]:
+            if groups.find(rows[other]) == groups.find(rows[index]):
+                continue
+            small, large = sorted((len(own), len(sets[other])))
+            if small >= threshold * large and jaccard(own, sets[other]) >= threshold:
+                groups.join(rows[other], rows[index])
 
 
 def group_numbers(size: int, groups: Sequence[Sequence[int]]) -> NDArray[np.int64]:

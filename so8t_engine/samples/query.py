@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from operator import attrgetter
 
 from msgspec import Struct
 
@@ -195,7 +197,8 @@ def _field(name: str, argument: str, issues: Callable[[], Issues] | None) -> Pre
         return lambda s, _t: any(fold(tag) in wanted_tags for tag in s.tags)
     if field in _EXACT:
         wanted = frozenset(values)
-        return lambda s, _t: fold(getattr(s, field)) in wanted
+        value_of, folded = attrgetter(field), lru_cache(maxsize=4096)(fold)
+        return lambda s, _t: folded(value_of(s)) in wanted
     return lambda s, _t: any(value in fold(getattr(s, field)) for value in values)
 
 

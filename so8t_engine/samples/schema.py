@@ -10,8 +10,8 @@ from msgspec import Struct
 from so8t_engine.labels import Label
 
 
-class Sample(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One example of a persona's dataset.
+class Sample(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """One example of a persona's dataset. It holds no cycles, so the collector passes it over.
 
     Attributes:
         id: stable identifier, unique within a dataset.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
-from PySide6.QtCore import QObject, Signal, Slot
+from PySide6.QtCore import QObject, QTimer, Signal, Slot
 from PySide6.QtGui import QUndoStack
 
 from so8t_engine.errors import WorkspaceError
@@ -17,10 +17,11 @@ from so8t_engine.samples.readers import Rejected, read_samples
 from so8t_engine.samples.schema import Sample, decode_sample, encode_sample
 from so8t_engine.workspace.atomic import write_lines
 from so8t_engine.workspace.personas import Persona
-from so8t_studio.models.journal import Journal, content_hash, read_journal, set_aside
+from so8t_studio.models.journal import Journal, Recorded, content_hash, read_journal, set_aside
 from so8t_studio.models.sample_list import Edit, SampleList
 
 log = logging.getLogger(__name__)
+_WARM_ROWS = 400
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,11 @@ class DatasetStore(QObject):
         self._journal: Journal | None = None
         self._disk_hash = ""
         self._initiator: object = None
+        # Search texts are folded in small pieces between events, so that the first search is fast.
+        self._warming = QTimer(self)
+        self._warming.setInterval(0)
+        self._warming.timeout.connect(self._on_warming)
+        self.samples_changed.connect(self._start_warming)
 
     # Reading
 
@@ -197,6 +203,7 @@ class DatasetStore(QObject):
 
     def close(self) -> None:
         """End the journal's thread; unsaved edits stay in the journal."""
+        self._warming.stop()
         # Its destructor clears it and would signal pages that ask it back while it goes.
         self.undo_stack.blockSignals(True)
         if self._journal is not None:
@@ -207,7 +214,7 @@ class DatasetStore(QObject):
         if self._journal is not None:
             self._journal.flush()
 
-    def _left_over(self, persona: Persona, digest: str) -> list[Edit]:
+    def _left_over(self, persona: Persona, digest: str) -> list[Recorded]:
         if not persona.journal_path.exists():
             return []
         edits = read_journal(persona.journal_path, digest)
@@ -217,7 +224,7 @@ class DatasetStore(QObject):
             return []
         return edits
 
-    def _recover(self, edits: list[Edit]) -> None:
+    def _recover(self, edits: list[Recorded]) -> None:
         """Put edits of a crashed window back as one undoable step."""
         from so8t_studio.commands.dataset import push_recovered
 
@@ -225,7 +232,7 @@ class DatasetStore(QObject):
         done = 0
         for edit in edits:
             try:
-                result.apply(edit)
+                result.apply(edit.edit(result))
             except (KeyError, ValueError, IndexError):
                 log.warning("Unsaved edit %d of %d does not fit; stopped there", done, len(edits))
                 break
@@ -264,6 +271,15 @@ class DatasetStore(QObject):
     def announce_as(self, initiator: object) -> None:
         """Name who asks for the edits that follow; None ends that."""
         self._initiator = initiator
+
+    @Slot(object)
+    def _start_warming(self, _change: object) -> None:
+        self._warming.start()
+
+    @Slot()
+    def _on_warming(self) -> None:
+        if not self._list.warm(_WARM_ROWS):
+            self._warming.stop()
 
     @Slot(bool)
     def _on_clean_changed(self, clean: bool) -> None:

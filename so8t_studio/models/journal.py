@@ -1,9 +1,10 @@
 """What was edited and not saved yet, on disk within a second (no Qt).
 
 A journal is JSON Lines: ``{"base": sha256}`` says which file the edits after it start from; an edit
-is ``{"removed": …, "changed": …, "inserted": …}``. Before a save replaces the dataset, the new
-file's hash is written as another base, so that a crash at any moment leaves either the old file
-with all edits or the new file with the edits after it.
+is one or several lines with ``removed``, ``changed`` and ``inserted``, all but the last of which
+say ``"more": true``. Before a save replaces the dataset, the new file's hash is written as another
+base, so that a crash at any moment leaves either the old file with all edits or the new file with
+the edits after it.
 """
 
 from __future__ import annotations
@@ -15,28 +16,76 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
 from msgspec import Struct
 
-from so8t_engine.samples.schema import Sample
-from so8t_studio.models.sample_list import Edit
+from so8t_engine.samples.schema import SAMPLE_FIELDS, Sample
+from so8t_studio.models.sample_list import Edit, SampleList
 
 log = logging.getLogger(__name__)
 _STOP = object()
+_PIECE = 2000
 
 
 class _Line(Struct, kw_only=True, omit_defaults=True):
+    """A base, or a part of an edit; ``more`` says that the next line goes on with it."""
+
     base: str = ""
-    removed: tuple[tuple[int, Sample], ...] = ()
-    changed: tuple[tuple[Sample, Sample], ...] = ()
-    inserted: tuple[tuple[int, Sample], ...] = ()
+    removed: list[tuple[int, Sample]] = msgspec.field(default_factory=list)
+    changed: list[tuple[str, dict[str, Any]]] = msgspec.field(default_factory=list)
+    inserted: list[tuple[int, Sample]] = msgspec.field(default_factory=list)
+    more: bool = False
 
 
 _decoder = msgspec.json.Decoder(_Line)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """An edit as the journal holds it: of changed rows, the identifier and the new values."""
+
+    removed: tuple[tuple[int, Sample], ...]
+    changed: tuple[tuple[str, dict[str, Any]], ...]
+    inserted: tuple[tuple[int, Sample], ...]
+
+    def edit(self, rows: SampleList) -> Edit:
+        """Return the edit for the rows as they were when it was made.
+
+        Raises:
+            KeyError, msgspec.ValidationError: if it does not fit them.
+        """
+        pairs = []
+        for sample_id, values in self.changed:
+            old = rows.rows[rows.index(sample_id)]
+            fields = {name: getattr(old, name) for name in SAMPLE_FIELDS} | values
+            pairs.append((old, msgspec.convert(fields, Sample)))
+        return Edit(self.removed, tuple(pairs), self.inserted)
+
+
+def _values(old: Sample, new: Sample) -> dict[str, Any]:
+    """Return the fields in which two versions of a row differ."""
+    return {
+        name: getattr(new, name)
+        for name in SAMPLE_FIELDS
+        if getattr(new, name) is not getattr(old, name)
+    }
+
+
+def _lines(edit: Edit) -> Iterator[_Line]:
+    """Yield an edit in pieces, so that a bulk edit never stands in memory twice as a whole."""
+    for start in range(0, len(edit.removed), _PIECE):
+        yield _Line(removed=list(edit.removed[start : start + _PIECE]), more=True)
+    for start in range(0, len(edit.changed), _PIECE):
+        part = edit.changed[start : start + _PIECE]
+        yield _Line(changed=[(new.id, _values(old, new)) for old, new in part], more=True)
+    for start in range(0, len(edit.inserted), _PIECE):
+        yield _Line(inserted=list(edit.inserted[start : start + _PIECE]), more=True)
+    yield _Line()
 
 
 def content_hash(lines: Iterable[bytes]) -> str:
@@ -47,15 +96,16 @@ def content_hash(lines: Iterable[bytes]) -> str:
     return digest.hexdigest()
 
 
-def read_journal(path: Path, base: str) -> list[Edit] | None:
+def read_journal(path: Path, base: str) -> list[Recorded] | None:
     """Return the edits that belong on top of the dataset whose hash is ``base``.
 
     Returns:
         The edits, oldest first; None if it holds edits of another file only. A torn last line, as
         a crash leaves it, is passed over.
     """
-    edits: list[Edit] | None = None
+    edits: list[Recorded] | None = None
     strangers = False
+    parts: list[_Line] = []
     with path.open("rb") as stream:
         for line in stream:
             try:
@@ -63,12 +113,24 @@ def read_journal(path: Path, base: str) -> list[Edit] | None:
             except (msgspec.DecodeError, UnicodeDecodeError):
                 break
             if found.base:
-                edits = [] if found.base == base else edits
-            elif edits is None:
-                strangers = True
-            else:
-                edits.append(Edit(found.removed, found.changed, found.inserted))
+                edits, parts = ([] if found.base == base else edits), []
+                continue
+            parts.append(found)
+            if found.more:
+                continue
+            strangers = strangers or edits is None
+            if edits is not None:
+                edits.append(_joined(parts))
+            parts = []
     return [] if edits is None and not strangers else edits
+
+
+def _joined(parts: list[_Line]) -> Recorded:
+    return Recorded(
+        removed=tuple(row for part in parts for row in part.removed),
+        changed=tuple(row for part in parts for row in part.changed),
+        inserted=tuple(row for part in parts for row in part.inserted),
+    )
 
 
 def set_aside(path: Path) -> Path:
@@ -91,7 +153,7 @@ class Journal:
 
     def append(self, edit: Edit) -> None:
         """Queue an edit; it is on disk within a second."""
-        self._put(_Line(removed=edit.removed, changed=edit.changed, inserted=edit.inserted))
+        self._put(edit)
 
     def rebase(self, base: str) -> None:
         """Say that the dataset is about to become the file with this hash; waits for the disk."""
@@ -121,13 +183,13 @@ class Journal:
             self._thread.join(timeout=30)
             self._thread = None
 
-    def _put(self, line: _Line) -> None:
+    def _put(self, item: _Line | Edit) -> None:
         if self._thread is None:
-            if not line.base and not self.path.exists():
+            if isinstance(item, Edit) and not self.path.exists():
                 self._queue.put(_Line(base=self._base))
             self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
             self._thread.start()
-        self._queue.put(line)
+        self._queue.put(item)
 
     def _write(self) -> None:
         try:
@@ -146,9 +208,11 @@ class Journal:
         with contextlib.suppress(queue.Empty):
             while True:
                 items.append(self._queue.get_nowait())
-        stream.writelines(
-            msgspec.json.encode(item) + b"\n" for item in items if isinstance(item, _Line)
-        )
+        for item in items:
+            lines: Iterable[_Line] = _lines(item) if isinstance(item, Edit) else ()
+            if isinstance(item, _Line):
+                lines = (item,)
+            stream.writelines(msgspec.json.encode(line) + b"\n" for line in lines)
         stream.flush()
         os.fsync(stream.fileno())
         for item in items:

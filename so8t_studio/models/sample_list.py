@@ -46,17 +46,34 @@ class SampleList:
     """Rows in file order, found by identifier; knows a folded search text for each."""
 
     rows: list[Sample] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
+    _texts: list[str | None] = field(default_factory=list)
+    _warm: int = 0
     _row_of: dict[str, int] | None = None
 
     @classmethod
     def of(cls, samples: Iterable[Sample]) -> SampleList:
         """Return a list of ``samples``, whose identifiers must be unique."""
         rows = list(samples)
-        return cls(rows, [searchable(sample) for sample in rows])
+        return cls(rows, [None] * len(rows))
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def texts(self) -> list[str]:
+        """The folded search text of each row; do not change the list."""
+        while self.warm(len(self.rows)):
+            pass
+        return self._texts  # type: ignore[return-value]  # no None is left
+
+    def warm(self, count: int) -> bool:
+        """Fold the texts of up to ``count`` more rows; False when all are ready."""
+        end = min(self._warm + count, len(self.rows))
+        for row in range(self._warm, end):
+            if self._texts[row] is None:
+                self._texts[row] = searchable(self.rows[row])
+        self._warm = end
+        return end < len(self.rows)
 
     def index(self, sample_id: str) -> int:
         """Return the row number of an identifier.
@@ -88,18 +105,17 @@ class SampleList:
         if edit.removed:
             gone = {position for position, _ in edit.removed}
             self.rows = [sample for row, sample in enumerate(self.rows) if row not in gone]
-            self.texts = [text for row, text in enumerate(self.texts) if row not in gone]
-            self._row_of = None
+            self._texts = [text for row, text in enumerate(self._texts) if row not in gone]
+            self._row_of, self._warm = None, 0
         for old, new in edit.changed:
             row = self.index(new.id)
             self.rows[row] = new
             if not _same_text(old, new):
-                self.texts[row] = searchable(new)
+                self._texts[row] = searchable(new)
         if edit.inserted:
             self.rows = _merge(self.rows, edit.inserted)
-            placed = [(position, searchable(sample)) for position, sample in edit.inserted]
-            self.texts = _merge(self.texts, placed)
-            self._row_of = None
+            self._texts = _merge(self._texts, [(row, None) for row, _ in edit.inserted])
+            self._row_of, self._warm = None, 0
 
     def _check(self, edit: Edit) -> None:
         for position, sample in edit.removed:

@@ -27,6 +27,7 @@ Index = QModelIndex | QPersistentModelIndex
 SAMPLE_ROLE = int(Qt.ItemDataRole.UserRole) + 1
 MAX_PREVIEW = 280
 _MAX_RANGES = 64
+_MAX_PRECISE = 5000
 
 
 def _length(sample: Sample) -> int:
@@ -236,20 +237,15 @@ class SampleTableModel(QAbstractTableModel):
             self._show(self._wanted())
 
     def _refresh_cells(self, fresh: dict[str, Sample]) -> None:
-        """Put new values into rows that are shown and announce them in contiguous ranges."""
-        first, last = -1, -1
-        for row, sample in enumerate(self._view):
-            new = fresh.get(sample.id)
-            if new is None:
-                continue
-            self._view[row] = new
-            if first >= 0 and row != last + 1:
-                self._cells_changed(first, last)
-                first = row
-            elif first < 0:
-                first = row
-            last = row
-        if first >= 0:
+        """Put new values into rows that are shown and announce the ranges of them."""
+        view = self._view
+        rows = [row for row, sample in enumerate(view) if sample.id in fresh]
+        for row in rows:
+            view[row] = fresh[view[row].id]
+        ranges = _ranges(rows)
+        if len(ranges) > _MAX_RANGES:  # one wide signal repaints faster than thousands of them
+            ranges = [(rows[0], rows[-1])]
+        for first, last in ranges:
             self._cells_changed(first, last)
 
     def _cells_changed(self, first: int, last: int) -> None:
@@ -288,6 +284,9 @@ class SampleTableModel(QAbstractTableModel):
 
     def _splice(self, wanted: list[Sample]) -> None:
         """Remove and insert ranges; one block each where there would be very many ranges."""
+        if abs(len(self._view) - len(wanted)) > _MAX_PRECISE:
+            self._replace_block(wanted)
+            return
         keep = {sample.id for sample in wanted}
         removed = _ranges(row for row, sample in enumerate(self._view) if sample.id not in keep)
         shown = {sample.id for sample in self._view}

@@ -383,7 +383,9 @@ class DatasetPage(Page):
     def _on_view_changed(self) -> None:
         self._update_enabled()
         if not self.table.currentIndex().isValid() and self.model.rowCount():
-            self.table.go_to_row(0)
+            last = self.detail.sample
+            if last is None or not self.table.go_to(last.id):
+                self.table.go_to_row(0)
         self._show_detail()
         self._show_numbers()
 
