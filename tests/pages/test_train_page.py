@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PySide6.QtCore import Qt, QTimer
+from PySide6.QtGui import QColor
 from PySide6.QtWidgets import (
     QAbstractButton,
     QApplication,
@@ -185,6 +186,8 @@ def test_a_failure_says_what_why_and_what_next_and_copies_details(qtbot, opened)
     press(qtbot, page, "trainStart")
     wait_phase(qtbot, page, Phase.FAILED)
     qtbot.waitUntil(page.failure.isVisible, timeout=5_000)
+    ink = QColor(page.context.theme.tokens.error_soft)
+    assert page.failure.grab().toImage().pixelColor(page.failure.width() // 2, 4) == ink
     assert page.failure.text() == (
         "The data set has no row labelled REFUSE. It was filtered. Add rows labelled REFUSE."
     )
@@ -223,9 +226,9 @@ def test_a_wrong_setting_blocks_the_start_with_its_name(qtbot, opened):
     field.setText("0")
     assert not page.card.start.isEnabled()
     assert page.setup.form.errors().keys() == {"optim.batch_size"}
-    field.setText("16")
+    field.setText("13")
     assert page.card.start.isEnabled()
-    assert page.setup.form.changes() == {"optim.batch_size": 16}
+    assert page.setup.form.changes() == {"optim.batch_size": 13}
     assert "1 changed" in page.setup.changed_label.text()
 
 
