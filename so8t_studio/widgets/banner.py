@@ -113,6 +113,7 @@ class Banner(QFrame):
         self._icon.setPixmap(theme.icon(self._kind, self._kind).pixmap(20, 20))
         self._copy.setText(self.tr("Copy details"))
         self.setStyleSheet(
-            f"QFrame#banner {{ background: {fill}; border: none; border-left: 4px solid {ink};"
+            f"QFrame#{self.objectName()} {{ background: {fill}; border: none;"
+            f" border-left: 4px solid {ink};"
             f" border-radius: 6px; }}"
         )

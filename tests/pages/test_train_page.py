@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PySide6.QtCore import Qt, QTimer
+from PySide6.QtGui import QColor
 from PySide6.QtWidgets import (
     QAbstractButton,
     QApplication,
@@ -20,6 +21,7 @@ from PySide6.QtWidgets import (
     QPushButton,
     QSlider,
     QTableView,
+    QToolButton,
 )
 
 from so8t_engine.specs import load_spec
@@ -184,6 +186,8 @@ def test_a_failure_says_what_why_and_what_next_and_copies_details(qtbot, opened)
     press(qtbot, page, "trainStart")
     wait_phase(qtbot, page, Phase.FAILED)
     qtbot.waitUntil(page.failure.isVisible, timeout=5_000)
+    ink = QColor(page.context.theme.tokens.error_soft)
+    assert page.failure.grab().toImage().pixelColor(page.failure.width() // 2, 4) == ink
     assert page.failure.text() == (
         "The data set has no row labelled REFUSE. It was filtered. Add rows labelled REFUSE."
     )
@@ -222,9 +226,9 @@ def test_a_wrong_setting_blocks_the_start_with_its_name(qtbot, opened):
     field.setText("0")
     assert not page.card.start.isEnabled()
     assert page.setup.form.errors().keys() == {"optim.batch_size"}
-    field.setText("16")
+    field.setText("13")
     assert page.card.start.isEnabled()
-    assert page.setup.form.changes() == {"optim.batch_size": 16}
+    assert page.setup.form.changes() == {"optim.batch_size": 13}
     assert "1 changed" in page.setup.changed_label.text()
 
 
@@ -446,3 +450,34 @@ def test_the_keyboard_alone_starts_and_stops_a_run(qtbot, opened):
     page.card.stop.setFocus()
     qtbot.keyClick(page.card.stop, Qt.Key.Key_Space)
     wait_phase(qtbot, page, Phase.CANCELLED)
+
+
+def test_further_runs_wait_in_a_queue_that_can_change(qtbot, opened):
+    page = opened("train", "--steps", "300")
+    press(qtbot, page, "trainStart")
+    wait_phase(qtbot, page, Phase.RUNNING)
+    first = page.card.handle
+    page.tabs.setCurrentIndex(SETUP)
+    seed = page.findChild(QLineEdit, "field_seed")
+    for value in ("1", "2", "3"):
+        seed.setText(value)
+        qtbot.wait(20)
+        press(qtbot, page, "trainQueue")
+    jobs = page.context.jobs
+    assert page.card.handle is first
+    up = "queueUp_2"
+    qtbot.waitUntil(lambda: page.queue.findChild(QToolButton, up) is not None, timeout=5_000)
+    one, two, three = jobs.queued()
+    qtbot.mouseClick(page.queue.findChild(QToolButton, up), LEFT)
+    assert jobs.queued() == [one, three, two]
+    qtbot.mouseClick(page.queue.findChild(QToolButton, "queueRemove_0"), LEFT)
+    assert jobs.queued() == [three, two] and one.state.phase is Phase.CANCELLED
+    first.stop()
+    qtbot.waitUntil(lambda: page.card.handle is three, timeout=20_000)
+    qtbot.waitUntil(lambda: three.state.phase is Phase.RUNNING, timeout=20_000)
+    two.stop()
+    three.stop()
+    qtbot.waitUntil(lambda: not jobs.active(), timeout=20_000)
+    assert not page.queue.isVisible()
+    seeds = sorted(run.spec().seed for run in page.context.persona.runs())
+    assert seeds == [3, 17]

@@ -33,6 +33,7 @@ from so8t_studio.pages.train.dialogs import (
 )
 from so8t_studio.pages.train.job_card import JobCard
 from so8t_studio.pages.train.live_panel import LivePanel
+from so8t_studio.pages.train.queue_panel import QueuePanel
 from so8t_studio.pages.train.run_feed import Digest, digest
 from so8t_studio.pages.train.runs_model import RunRow
 from so8t_studio.pages.train.runs_panel import RunsPanel
@@ -95,6 +96,8 @@ class TrainPage(Page):
         self.setup.command_requested.connect(self._on_command_requested)
         self.setup.load_requested.connect(self._on_load_requested)
         self.setup.save_requested.connect(self._on_save_requested)
+        self.setup.queue_requested.connect(self._on_queue_requested)
+        self.queue = QueuePanel(self.context.jobs)
         self.live = LivePanel()
         self.runs = RunsPanel()
         self.runs.show_requested.connect(self._on_show_requested)
@@ -106,7 +109,7 @@ class TrainPage(Page):
         self.tabs.addTab(self.live, self.tr("Live"))
         self.tabs.addTab(self.runs, self.tr("Runs"))
         self.body.setSpacing(12)
-        for widget in (self.failure, self.orphans, self.card):
+        for widget in (self.failure, self.orphans, self.card, self.queue):
             self.body.addWidget(widget)
         self.body.addWidget(self.tabs, 1)
         self.empty = EmptyState(
@@ -239,16 +242,22 @@ class TrainPage(Page):
         self._update_start()
 
     def _update_start(self) -> None:
+        handle = self.card.handle
+        self.setup.queue.setVisible(handle is not None and not handle.state.is_final)
+        self.setup.queue.setEnabled(self._check_start())
+
+    def _check_start(self) -> bool:
         errors = self.setup.form.errors()
         if errors:
             path, sentence = next(iter(errors.items()))
             self.card.set_can_start(False, f"{path}: {sentence}")
-            return
+            return False
         for check in self.setup.checks():
             if check.level == "error":
                 self.card.set_can_start(False, f"{check.sentence} {check.next_step}".strip())
-                return
+                return False
         self.card.set_can_start(True)
+        return True
 
     # -- starting -------------------------------------------------------------------------------
     @Slot()
@@ -263,13 +272,17 @@ class TrainPage(Page):
             self._show_failure(str(error), "", "")
             return
         self._save_form()
+        self.failure.clear()
+        self.orphans.clear()
         self._launch(arguments, self.tr("Train {name}"))
+
+    @Slot()
+    def _on_queue_requested(self) -> None:
+        self._on_start_requested()
 
     def _launch(self, arguments: list[str], title: str, run_dir: Path | None = None) -> None:
         persona = self.context.persona
         assert persona is not None
-        self.failure.clear()
-        self.orphans.clear()
         request = JobRequest(
             "train",
             [*self._command_arguments(arguments), "--events"],
@@ -278,7 +291,11 @@ class TrainPage(Page):
             title=title.format(name=persona.name),
             persona=persona.slug,
         )
+        current = self.card.handle
+        waits = current is not None and not current.state.is_final
         handle = self.context.jobs.start(request)
+        if waits:
+            return  # it is followed when its turn comes
         if self.card.handle is not handle:
             self._follow(handle)
         self.tabs.setCurrentIndex(LIVE)
@@ -296,6 +313,7 @@ class TrainPage(Page):
         self.card.set_handle(handle)
         handle.events.connect(self._on_events)
         handle.state_changed.connect(self._on_state_changed)
+        self._update_start()
         if handle.state.run_dir is not None:
             self._load_history(RunStore(handle.state.run_dir))
 
@@ -350,8 +368,12 @@ class TrainPage(Page):
         if handle is not self.card.handle:
             return
         self.context.telemetry.watch(0)
+        following = self.context.jobs.find("train", handle.request.persona)
         if state.phase in (Phase.FAILED, Phase.CRASHED):
             self._show_failure(state.sentence, state.next_step, state.details)
+        if following is not None:
+            self._follow(following)
+        self._update_start()
         self._refresh()
 
     def _notify(self, handle: JobHandle) -> None:

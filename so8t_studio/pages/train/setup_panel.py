@@ -116,6 +116,7 @@ class SetupPanel(QScrollArea):
     command_requested = Signal()
     load_requested = Signal()
     save_requested = Signal()
+    queue_requested = Signal()
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -210,6 +211,13 @@ class SetupPanel(QScrollArea):
         self.changed_label.setProperty("role", "caption")
         row.addWidget(self.changed_label)
         row.addStretch(1)
+        self.queue = QPushButton(self.tr("Add to the queue"))
+        self.queue.setObjectName("trainQueue")
+        self.queue.setAccessibleName(self.tr("Add a run with these settings to the queue"))
+        self.queue.setToolTip(self.tr("Train with these settings when the current run has ended."))
+        self.queue.clicked.connect(self.queue_requested)
+        self.queue.hide()
+        row.addWidget(self.queue)
         for name, text, tip, signal in (
             ("specLoad", self.tr("Load…"), self.tr("Load settings from a file."),
              self.load_requested),
