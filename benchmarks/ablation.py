@@ -1,7 +1,8 @@
 """Trains many configurations on the same rows and measures each on rows that none of them saw.
 
-    python benchmarks/ablation.py --train rows.jsonl --test unseen.jsonl --config "gates only:model.lora=null"
-        --config "top 10:model.adapt_layers=10" --seeds 1,2,3 --workers 6 --out results.jsonl
+    python benchmarks/ablation.py --train rows.jsonl --test unseen.jsonl \\
+        --config "gates only:model.lora=null" --config "top 10:model.adapt_layers=10" \\
+        --seeds 1,2,3 --workers 6 --out results.jsonl
 
 ``rows.jsonl`` carries a split for every row (``so8t data split``). Each configuration is a name and
 overrides of the preset given by ``--preset``. One line of JSON is appended per finished run, and a
@@ -24,8 +25,13 @@ from pathlib import Path
 from typing import Any
 
 COLUMNS = (
-    "macro_f1", "false_refusal_rate", "dangerous_allow_rate", "refuse_recall",
-    "escalate_precision", "escalate_recall", "allow_precision",
+    "macro_f1",
+    "false_refusal_rate",
+    "dangerous_allow_rate",
+    "refuse_recall",
+    "escalate_precision",
+    "escalate_recall",
+    "allow_precision",
 )
 
 
@@ -108,11 +114,18 @@ def _measure(task: dict[str, Any], folder: Path) -> dict[str, Any]:
             "by_language": {
                 language: figures.as_values(
                     figures.summarize(
-                        [t for t, row in zip(truth, rows, strict=True)
-                         if row.get("language", "") == language],
-                        [d for d, row in zip(
-                            figures.decide_logits(logits, point), rows, strict=True)
-                         if row.get("language", "") == language],
+                        [
+                            t
+                            for t, row in zip(truth, rows, strict=True)
+                            if row.get("language", "") == language
+                        ],
+                        [
+                            d
+                            for d, row in zip(
+                                figures.decide_logits(logits, point), rows, strict=True
+                            )
+                            if row.get("language", "") == language
+                        ],
                     )
                 )["macro_f1"]
                 for language in languages
@@ -129,21 +142,31 @@ def table(results: list[dict[str, Any]]) -> str:
     tests = sorted({test for result in results for test in result.get("tests", {})})
     names = list(dict.fromkeys(result["name"] for result in results))
     for test in tests:
-        lines.append(f"\n{test}\n{'configuration':40s} n " + " ".join(f"{c[:15]:>16s}" for c in COLUMNS))
+        header = " ".join(f"{column[:15]:>16s}" for column in COLUMNS)
+        lines.append(f"\n{test}\n{'configuration':40s} n {header}")
         for name in names:
-            chosen = [r["tests"][test]["metrics"] for r in results
-                      if r["name"] == name and test in r.get("tests", {})]
+            chosen = [
+                r["tests"][test]["metrics"]
+                for r in results
+                if r["name"] == name and test in r.get("tests", {})
+            ]
             if not chosen:
                 continue
             cells = []
             for column in COLUMNS:
                 values = [c[column] for c in chosen if c[column] is not None]
                 cells.append(
-                    f"{statistics.mean(values):.3f} ±{(max(values) - min(values)) / 2:.3f}".rjust(16)
-                    if values else "n/a".rjust(16)
+                    f"{statistics.mean(values):.3f} ±{spread(values):.3f}".rjust(16)
+                    if values
+                    else "n/a".rjust(16)
                 )
             lines.append(f"{name[:40]:40s} {len(chosen)} " + " ".join(cells))
     return "\n".join(lines)
+
+
+def spread(values: list[float]) -> float:
+    """Return half the range."""
+    return (max(values) - min(values)) / 2
 
 
 def parse_config(text: str) -> tuple[str, dict[str, Any]]:
@@ -186,21 +209,33 @@ def main() -> None:
         for key in ("preset", "threads", "tau_allow", "tau_refuse", "last", "keep_logits")
     }
     tasks = [
-        {"name": name, "overrides": overrides, "seed": int(seed), "tests": arguments.test,
-         "train": overrides.pop("train", arguments.train), **common}
+        {
+            "name": name,
+            "overrides": overrides,
+            "seed": int(seed),
+            "tests": arguments.test,
+            "train": overrides.pop("train", arguments.train),
+            **common,
+        }
         for seed in arguments.seeds.split(",")
         for name, overrides in map(parse_config, configs)
     ]
     results = []
     started = time.time()
     context = multiprocessing.get_context("spawn")
-    with context.Pool(arguments.workers, maxtasksperchild=1) as pool, Path(arguments.out).open("a", encoding="utf-8") as stream:
+    with (
+        context.Pool(arguments.workers, maxtasksperchild=1) as pool,
+        Path(arguments.out).open("a", encoding="utf-8") as stream,
+    ):
         for result in pool.imap_unordered(measure, tasks):
             results.append(result)
             stream.write(json.dumps(result) + "\n")
             stream.flush()
-            print(f"[{time.time() - started:5.0f} s] {result['name']} seed {result['seed']}",
-                  result.get("error", "")[-300:], flush=True)
+            print(
+                f"[{time.time() - started:5.0f} s] {result['name']} seed {result['seed']}",
+                result.get("error", "")[-300:],
+                flush=True,
+            )
             if time.time() - started > arguments.deadline:
                 pool.terminate()
                 break

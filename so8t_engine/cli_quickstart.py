@@ -46,9 +46,15 @@ def quickstart(
     root = (workspace or quickstart_workspace()).expanduser().absolute()
     console = stderr_console()
     console.print(f"Workspace: {root}", markup=False, soft_wrap=True)
-    spec = apply_settings(preset("quick"), settings or [])
+    changes = settings or []
+    apply_settings(preset("quick"), changes)  # a wrong setting is said before anything is made
     with console_sinks(False) as sinks:
-        outcome = run(root, slug=persona, spec=spec, sinks=list(sinks))
+        outcome = run(
+            root,
+            slug=persona,
+            adjust=lambda spec: apply_settings(spec, changes),
+            sinks=list(sinks),
+        )
     if outcome.report:
         if as_json:
             print_json(outcome.report)

@@ -217,18 +217,25 @@ PRESETS: dict[str, tuple[str, TrainSpec]] = {
         TrainSpec(
             name="Quick trial",
             data=DataSpec(limit=1200),
-            optim=OptimSpec(epochs=2.0),
+            optim=OptimSpec(epochs=2.0, batch_size=16, lr_lora=5e-4),
             loss=LossSpec(pet=PetSpec(weight=0.0)),
         ),
     ),
-    "balanced": ("Balanced", TrainSpec(name="Balanced", optim=OptimSpec(epochs=4.0))),
+    "balanced": (
+        "Balanced",
+        TrainSpec(
+            name="Balanced",
+            model=ModelSpec(adapt_layers=20),
+            optim=OptimSpec(epochs=4.0, batch_size=16, lr_lora=5e-4),
+        ),
+    ),
     "thorough": (
         "Thorough",
         TrainSpec(
             name="Thorough",
             model=ModelSpec(adapt_layers="all"),
-            optim=OptimSpec(epochs=5.0),
-            loss=LossSpec(w_task=0.2),
+            optim=OptimSpec(epochs=6.0, batch_size=16),
+            loss=LossSpec(w_task=0.2, label_smoothing=0.1),
         ),
     ),
 }

@@ -110,6 +110,19 @@ class MainWindow(QMainWindow):
         )
         file_menu.addAction(self.open_folder_action)
         file_menu.addSeparator()
+        values = self.context.settings.values
+        for name, text, on in (
+            ("notify", self.tr("Notify when a job ends"), values.notify),
+            ("sound", self.tr("Sound when a job ends"), values.sound),
+        ):
+            action = self._action(text, None)
+            action.setCheckable(True)
+            action.setChecked(on)
+            action.setData(name)
+            action.setObjectName(f"action_{name}")
+            action.toggled.connect(self._on_preference_toggled)
+            file_menu.addAction(action)
+        file_menu.addSeparator()
         self.quit_action = self._action(
             self.tr("&Quit"), self.close, QKeySequence(QKeySequence.StandardKey.Quit)
         )
@@ -251,6 +264,12 @@ class MainWindow(QMainWindow):
     def _on_theme_action_triggered(self, action: QAction) -> None:
         self.context.theme.set_mode(action.data())
         self.context.settings.update(theme=action.data())
+
+    @Slot(bool)
+    def _on_preference_toggled(self, on: bool) -> None:
+        action = self.sender()
+        if isinstance(action, QAction):
+            self.context.settings.update(**{str(action.data()): on})
 
     @Slot()
     def _on_open_folder_triggered(self) -> None:

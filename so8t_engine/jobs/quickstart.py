@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def run(
     root: Path,
     *,
     slug: str | None = None,
-    spec: TrainSpec | None = None,
+    adjust: Callable[[TrainSpec], TrainSpec] = lambda spec: spec,
     sinks: list[Sink],
     control: Control | None = None,
 ) -> Outcome:
@@ -103,7 +104,7 @@ def run(
     Args:
         root: folder of the workspace.
         slug: persona; None is the starter persona.
-        spec: what to train; None is the preset Quick trial.
+        adjust: changes the preset Quick trial on the persona's base model.
         sinks: receivers of every event of the three jobs.
         control: asks for a stop from within this process.
 
@@ -113,7 +114,8 @@ def run(
     started = time.monotonic()
     workspace = Workspace.open(root, exclusive=False)
     persona: Persona = workspace.ensure_starter() if slug is None else workspace.persona(slug)
-    chosen = spec or msgspec.structs.replace(preset("quick"), base_model=persona.info.base_model)
+    quick = msgspec.structs.replace(preset("quick"), base_model=persona.info.base_model)
+    chosen = adjust(quick)
     if chosen.base_model == "default":
         code = models.prepare(events=False, sinks=sinks)
         if code:

@@ -39,6 +39,7 @@ class Banner(QFrame):
         row.addWidget(self._text, 1)
         self._action = QPushButton()
         self._action.setObjectName("bannerAction")
+        self._action.setAccessibleName(self.tr("Act on this notice"))
         self._action.clicked.connect(self.action_triggered)
         row.addWidget(self._action)
         self._copy = QPushButton(self.tr("Copy details"))

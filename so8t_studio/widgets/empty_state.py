@@ -63,7 +63,7 @@ class EmptyState(QWidget):
         self._text.ensurePolished()
         self._text.setFixedHeight(max(24, self._text.heightForWidth(TEXT_WIDTH) + 4))
         self.button.setText(button)
-        self.button.setAccessibleName(button)
+        self.button.setAccessibleName(button or title)
         self.button.setVisible(bool(button))
         self.setAccessibleName(f"{title}. {text}")
 

@@ -199,10 +199,8 @@ class LivePlot(QFrame):
 
     def add_mark(self, x: float, text: str) -> None:
         """Draw a vertical line with a short text, such as a checkpoint."""
-        line = pg.InfiniteLine(
-            x, angle=90, movable=False, label=text,
-            labelOpts={"position": 0.94, "rotateAxis": (1, 0), "anchors": [(1, 1), (1, 1)]},
-        )  # fmt: skip
+        line = pg.InfiniteLine(x, angle=90, movable=False, label=text, labelOpts={"position": 0.92})
+        line.label.setFont(Theme.instance().font(7.5))
         line.setToolTip(text)
         self._plot.addItem(line, ignoreBounds=True)
         self._marks.append((x, text, line))
@@ -325,8 +323,8 @@ class LivePlot(QFrame):
         elif not np.isfinite(low) or not np.isfinite(high):
             low, high = 0.0, 1.0
         elif high - low < 1e-12:
-            pad = max(abs(high) * 0.1, 1e-9)
-            low, high = low - pad, high + pad
+            pad = abs(high) * 0.1 or 1.0
+            low, high = (0.0, 1.0) if high == 0 else (low - pad, high + pad)
         self._view.setYRange(low, high, padding=0.06)
 
     def _x_range(self) -> tuple[float, float]:

@@ -82,7 +82,7 @@ class LogView(QWidget):
         self.text.setAccessibleName(self.tr("Log"))
         self.text.setReadOnly(True)
         self.text.setMaximumBlockCount(LIMIT)
-        self.text.setLineWrapMode(QPlainTextEdit.LineWrapMode.NoWrap)
+        self.text.setLineWrapMode(QPlainTextEdit.LineWrapMode.WidgetWidth)
         self.text.setFont(Theme.instance().mono_font(9.0))
         column.addWidget(self.text, 1)
         Theme.instance().changed.connect(self._on_filter_changed)

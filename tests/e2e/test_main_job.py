@@ -1,7 +1,7 @@
 """The main job through the real window with the real base model, by clicks and keys.
 
-Nothing of ours is replaced: training, evaluation and chat run in their own child processes. Only the
-two native file dialogs answer by themselves.
+Nothing of ours is replaced: training, evaluation and chat run in their own child processes. Only
+the native file dialog answers by itself.
 """
 
 from __future__ import annotations
@@ -116,9 +116,7 @@ def test_import_edit_undo_save_train_inspect_evaluate_chat(
     _chat(window, qtbot)
 
 
-def _import(
-    window: MainWindow, qtbot: QtBot, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def _import(window: MainWindow, qtbot: QtBot, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     click(qtbot, window.page("persona"), "stepButton_data")
     assert window.current_page == "dataset"
     monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *a, **k: (str(path), ""))
@@ -201,8 +199,10 @@ def _evaluate(window: MainWindow, qtbot: QtBot, run: RunStore) -> None:
     figures = summarize_rows(evaluation)
     tile = find(page, QWidget, "tile_refuse_recall")
     qtbot.waitUntil(
-        lambda: f"/{figures.refuse_recall.denominator}" in _texts(tile)
-        or str(figures.refuse_recall.denominator) in _texts(tile),
+        lambda: (
+            f"/{figures.refuse_recall.denominator}" in _texts(tile)
+            or str(figures.refuse_recall.denominator) in _texts(tile)
+        ),
         timeout=20_000,
     )
     qtbot.waitUntil(lambda: not window.context.jobs.active(), timeout=30_000)
@@ -231,5 +231,10 @@ def _decided(page: QWidget, arm: str) -> bool:
 
 def _texts(widget: QWidget) -> str:
     labels = [label.text() for label in widget.findChildren(QLabel)]
-    return " ".join([*labels, widget.accessibleDescription(), *(
-        child.accessibleDescription() for child in widget.findChildren(QWidget))])
+    return " ".join(
+        [
+            *labels,
+            widget.accessibleDescription(),
+            *(child.accessibleDescription() for child in widget.findChildren(QWidget)),
+        ]
+    )

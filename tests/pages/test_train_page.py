@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QApplication, QLabel, QLineEdit, QMessageBox, QPushButton
+from PySide6.QtCore import Qt, QTimer
+from PySide6.QtWidgets import (
+    QAbstractButton,
+    QApplication,
+    QComboBox,
+    QLabel,
+    QLineEdit,
+    QMessageBox,
+    QPlainTextEdit,
+    QPushButton,
+    QSlider,
+    QTableView,
+)
 
 from so8t_engine.specs import load_spec
 from so8t_engine.workspace.runs import RunState, RunStore
@@ -179,6 +191,16 @@ def test_a_failure_says_what_why_and_what_next_and_copies_details(qtbot, opened)
     copied = QApplication.clipboard().text()
     assert "exit code: 3" in copied and "DataError" in copied
     assert visible_buttons(page) == {"start"}
+
+
+def test_without_a_persona_the_page_leads_to_one(qtbot, opened):
+    page = opened()
+    asked: list[str] = []
+    page.context.navigation_requested.connect(lambda wish: asked.append(wish.page))
+    page.context.close_persona()
+    assert page.empty.isVisible() and not page.card.isVisible() and not page.tabs.isVisible()
+    qtbot.mouseClick(page.empty.button, LEFT)
+    assert asked == ["persona"]
 
 
 def test_a_crash_shows_the_last_output(qtbot, opened):
@@ -356,3 +378,71 @@ def test_every_label_in_the_page_is_wide_enough_at_the_small_size(qtbot, opened)
         if label.isVisible() and label.wordWrap():
             needed = label.heightForWidth(label.width())
             assert label.height() >= needed, label.text()
+
+
+def test_a_flood_of_50000_events_keeps_the_window_alive(qtbot, opened):
+    page = opened("flood", "--count", "50000")
+    gaps: list[float] = []
+    last = [time.monotonic()]
+    ticker = QTimer()
+    ticker.setInterval(5)
+
+    def tick() -> None:
+        now = time.monotonic()
+        gaps.append(now - last[0])
+        last[0] = now
+
+    ticker.timeout.connect(tick)
+    ticker.start()
+    press(qtbot, page, "trainStart")
+    qtbot.waitUntil(
+        lambda: page.card.handle.state.is_final and page.card.handle.worker is None,
+        timeout=60_000,
+    )
+    ticker.stop()
+    assert len(page.live.loss.history("train.loss")) == 50_000
+    assert max(gaps) < 1.0, "the window stood still"
+
+
+def test_a_truncated_event_file_still_shows_what_is_left(qtbot, opened):
+    page = opened("train", "--steps", "20")
+    press(qtbot, page, "trainStart")
+    wait_phase(qtbot, page, Phase.DONE)
+    run = page.context.persona.runs()[0]
+    raw = run.events_path.read_bytes()
+    run.events_path.write_bytes(raw[: len(raw) // 2])
+    page.open_payload(run.id)
+    history = page.live.loss.history("train.loss")
+    qtbot.waitUntil(lambda: 3 < len(history) < 20, timeout=10_000)
+    assert "recorded" in page.live.run_label.text()
+
+
+def test_everything_that_can_be_operated_has_a_name(qtbot, opened):
+    page = opened()
+    page.setup.advanced.click()
+    kinds = (QAbstractButton, QLineEdit, QComboBox, QSlider, QTableView, QPlainTextEdit)
+    found = [widget for kind in kinds for widget in page.findChildren(kind)]
+    assert len(found) > 100
+    for widget in found:
+        if widget.metaObject().className() in ("QTableCornerButton",) or (
+            widget.objectName() in ("qt_spinbox_lineedit", "ScrollLeftButton", "ScrollRightButton")
+            or widget.parent().metaObject().className() in ("QLineEdit", "QTabBar")
+        ):
+            continue  # parts that Qt makes itself
+        where = f"{widget.metaObject().className()} in {widget.parent().objectName()}"
+        assert widget.objectName(), where
+        assert widget.accessibleName() or (isinstance(widget, QAbstractButton) and widget.text()), (
+            f"{where} {widget.objectName()}"
+        )
+
+
+def test_the_keyboard_alone_starts_and_stops_a_run(qtbot, opened):
+    page = opened("train", "--steps", "100000")
+    page.window().activateWindow()
+    qtbot.waitUntil(page.window().isActiveWindow, timeout=5_000)
+    page.card.start.setFocus()
+    qtbot.keyClick(page.card.start, Qt.Key.Key_Space)
+    wait_phase(qtbot, page, Phase.RUNNING)
+    page.card.stop.setFocus()
+    qtbot.keyClick(page.card.stop, Qt.Key.Key_Space)
+    wait_phase(qtbot, page, Phase.CANCELLED)

@@ -146,7 +146,8 @@ def test_an_unexpected_error_is_written_down_and_shown(qtbot, app_context, tmp_p
 def test_a_crash_of_the_interpreter_is_offered_once(tmp_path):
     code = (
         "from PySide6.QtCore import QCoreApplication; app = QCoreApplication([]);"
-        "from pathlib import Path; import sys, faulthandler; from so8t_studio.crash import CrashHooks;"
+        "from pathlib import Path; import sys, faulthandler;"
+        "from so8t_studio.crash import CrashHooks;"
         "CrashHooks(Path(sys.argv[1])).install(); faulthandler._sigsegv()"
     )
     result = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True)

@@ -219,6 +219,24 @@ def test_the_whole_way_headless(tiny: tuple[Persona, Path], tmp_path: Path) -> N
     assert figure.read_text("utf-8").lstrip().startswith("<?xml")
 
 
+def test_quickstart_does_the_main_job(tiny: tuple[Persona, Path]) -> None:
+    persona, base = tiny
+    changes = ("optim.max_steps=3", "model.adapt_layers=2", "device=cpu", "data.max_tokens=160")
+    settings = [part for change in changes for part in ("--set", change)]
+    done = so8t("quickstart", *_options(persona), *settings, "--json", SO8T_CACHE="/no/such/cache")
+    assert done.returncode == 0, done.stderr  # its base model is not the default one
+    report = json.loads(done.stdout)
+    assert report["workspace"] == str(persona.root.parent.parent) in done.stderr
+    run = next(run for run in persona.runs() if run.id == report["run"])
+    assert run.spec().base_model == str(base) and run.state().state == "done"
+    health = report["rotations"]
+    assert health["mean_angle_safe"] > 0 and health["orthogonality_error_float32"] <= 1e-5
+    assert [row["expected"] for row in report["decisions"]] == ["ALLOW", "ESCALATE", "REFUSE"]
+    assert report["metrics"]["n"] == 18 and set(report["baselines"]) == {"always_allow", "tfidf"}
+    assert "training: 3/3 steps" in done.stderr
+    assert so8t("quickstart", "--set", "optim.max_stepz=1").returncode == 2
+
+
 def test_eval_speaks_events_to_the_window(tiny: tuple[Persona, Path]) -> None:
     persona, _ = tiny
     run = persona.latest_finished_run()

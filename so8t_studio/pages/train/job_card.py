@@ -9,7 +9,7 @@ from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QProgressBar, QPushBu
 
 from so8t_engine.events import Progress
 from so8t_studio.jobs.handle import JobHandle
-from so8t_studio.jobs.state import Phase
+from so8t_studio.jobs.state import Phase, phase_sentence
 from so8t_studio.pages.train.controls import buttons_for, duration
 from so8t_studio.theme import Theme
 
@@ -137,10 +137,12 @@ class JobCard(QFrame):
         self.pill.show()
         self.pill.setText(f"{SIGNS[state.phase]}  {state.phase.value}")
         self._style_pill(TOKENS.get(state.phase, "accent"))
-        words = state.sentence
+        words, next_step = state.sentence, state.next_step
+        if state.phase in (Phase.FAILED, Phase.CRASHED):  # the failure card says it in full
+            words, next_step = phase_sentence(state.phase), ""
         if state.pause_requested:
             words = self.tr("Pausing after the current step.")
-        self.sentence.setText(" ".join(filter(None, (words, state.next_step))))
+        self.sentence.setText(" ".join(filter(None, (words, next_step))))
         self.sentence.setToolTip(self.sentence.text())
         assert handle is not None
         self._show_progress(handle)

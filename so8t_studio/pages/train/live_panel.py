@@ -71,7 +71,7 @@ class LivePanel(QWidget):
         self.splitter.addWidget(self.log)
         self.splitter.setStretchFactor(0, 4)
         self.splitter.setStretchFactor(1, 1)
-        self.splitter.setSizes([440, 190])
+        self.splitter.setSizes([500, 150])
         self._wide: bool | None = None
         self._log_chosen = False
         self._arrange(True)
@@ -235,9 +235,14 @@ class LivePanel(QWidget):
             if plot is not None:
                 for at, low, high in zip(steps, lows, highs, strict=True):
                     plot.append_band(".".join(key), at, low, high)
+        words = {
+            "best": self.tr("best"),
+            "last": self.tr("end"),
+            "emergency": self.tr("stopped"),
+        }
         for mark in found.marks:
-            if mark.reason in ("best", "last", "emergency"):
-                self.loss.add_mark(mark.step, mark.reason)
+            if mark.reason in words:
+                self.loss.add_mark(mark.step, words[mark.reason])
         self.log.extend(
             LogLine(entry.t, entry.level if entry.level in ("debug", "info", "warning", "error")
                     else "info", entry.message)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import logging
 import shlex
 from pathlib import Path
 from typing import Any, ClassVar
 
-from PySide6.QtCore import Qt, QTimer, Slot
-from PySide6.QtGui import QGuiApplication
-from PySide6.QtWidgets import QApplication, QFileDialog, QMessageBox, QTabWidget, QWidget
+from PySide6.QtCore import QTimer, Slot
+from PySide6.QtWidgets import QApplication, QTabWidget, QWidget
 
 from so8t_engine.errors import So8tError
 from so8t_engine.events import AnyEvent, Telemetry
-from so8t_engine.specs import TrainSpec, encode_spec, load_spec
+from so8t_engine.specs import encode_spec, load_spec
 from so8t_engine.workspace.atomic import write_bytes
 from so8t_engine.workspace.personas import Persona
 from so8t_engine.workspace.runs import RunStore
@@ -26,6 +24,13 @@ from so8t_studio.jobs.request import JobRequest
 from so8t_studio.jobs.state import JobState, Phase
 from so8t_studio.pages.base import Page
 from so8t_studio.pages.train.checks import Check, run_checks
+from so8t_studio.pages.train.dialogs import (
+    ask_open,
+    ask_save,
+    confirm_kill,
+    show_command,
+    write_spec,
+)
 from so8t_studio.pages.train.job_card import JobCard
 from so8t_studio.pages.train.live_panel import LivePanel
 from so8t_studio.pages.train.run_feed import Digest, digest
@@ -33,10 +38,10 @@ from so8t_studio.pages.train.runs_model import RunRow
 from so8t_studio.pages.train.runs_panel import RunsPanel
 from so8t_studio.pages.train.setup_panel import SetupPanel
 from so8t_studio.widgets.banner import Banner
+from so8t_studio.widgets.empty_state import EmptyState
 
 log = logging.getLogger(__name__)
 CHECK_DELAY_MS = 300
-KEEP_SPECS = 20
 SETUP, LIVE, RUNS = range(3)
 
 
@@ -104,6 +109,14 @@ class TrainPage(Page):
         for widget in (self.failure, self.orphans, self.card):
             self.body.addWidget(widget)
         self.body.addWidget(self.tabs, 1)
+        self.empty = EmptyState(
+            "train",
+            self.tr("No persona is open"),
+            self.tr("Training needs a persona with examples."),
+            self.tr("Go to Persona"),
+        )
+        self.empty.action_triggered.connect(self._on_empty_action_triggered)
+        self.body.addWidget(self.empty, 1)
 
     # -- life of the page -----------------------------------------------------------------------
     def on_shown(self) -> None:
@@ -137,9 +150,11 @@ class TrainPage(Page):
         self.orphans.clear()
         self._shown_run = ""
         self.live.clear(self.tr("No run is shown. Start one, or choose one under “Runs”."))
-        self.setEnabled(persona is not None)
+        self.card.setVisible(persona is not None)
+        self.tabs.setVisible(persona is not None)
+        self.empty.setVisible(persona is None)
         if persona is None:
-            self.header.set_subtitle(self.tr("Open or create a persona first."))
+            self.header.set_subtitle("")
             return
         form = self.context.settings.form(f"train:{persona.slug}")
         changes = form.get("changes")
@@ -239,8 +254,9 @@ class TrainPage(Page):
     @Slot()
     def _on_start_requested(self) -> None:
         try:
-            spec = self.setup.form.spec()
-            arguments = ["--spec", str(self._write_spec(spec))]
+            persona = self.context.persona
+            assert persona is not None
+            arguments = ["--spec", str(write_spec(persona, self.setup.form.spec()))]
             if self.context.dataset.modified:
                 self.context.dataset.save()
         except (ValueError, OSError, So8tError) as error:
@@ -248,17 +264,6 @@ class TrainPage(Page):
             return
         self._save_form()
         self._launch(arguments, self.tr("Train {name}"))
-
-    def _write_spec(self, spec: TrainSpec) -> Path:
-        """Keep the settings of each start, so that a queued run has its own."""
-        persona = self.context.persona
-        assert persona is not None
-        folder = persona.root / "specs"
-        path = folder / f"{dt.datetime.now():%Y%m%d_%H%M%S_%f}.json"
-        write_bytes(path, encode_spec(spec))
-        for old in sorted(folder.glob("*.json"))[:-KEEP_SPECS]:
-            old.unlink()
-        return path
 
     def _launch(self, arguments: list[str], title: str, run_dir: Path | None = None) -> None:
         persona = self.context.persona
@@ -291,7 +296,7 @@ class TrainPage(Page):
         self.card.set_handle(handle)
         handle.events.connect(self._on_events)
         handle.state_changed.connect(self._on_state_changed)
-        if handle.state.run_dir is not None and handle.state.phase is not Phase.QUEUED:
+        if handle.state.run_dir is not None:
             self._load_history(RunStore(handle.state.run_dir))
 
     # -- following ------------------------------------------------------------------------------
@@ -443,61 +448,45 @@ class TrainPage(Page):
     # -- buttons of the set-up ------------------------------------------------------------------
     @Slot()
     def _on_kill_requested(self) -> None:
-        box = QMessageBox(self)
-        box.setObjectName("killQuestion")
-        box.setIcon(QMessageBox.Icon.Warning)
-        box.setWindowTitle(self.tr("End the process now"))
-        box.setText(self.tr("End the process at once?"))
-        box.setInformativeText(
-            self.tr("Steps since the last checkpoint are lost. “Stop and save” loses nothing.")
-        )
-        yes = box.addButton(self.tr("End now"), QMessageBox.ButtonRole.DestructiveRole)
-        no = box.addButton(self.tr("Keep running"), QMessageBox.ButtonRole.RejectRole)
-        box.setDefaultButton(no)
-        box.setEscapeButton(no)
-        box.exec()
-        if box.clickedButton() is yes and self.card.handle is not None:
+        if confirm_kill(self) and self.card.handle is not None:
             self.card.handle.kill()
 
     @Slot()
     def _on_command_requested(self) -> None:
+        persona = self.context.persona
+        assert persona is not None
         try:
-            path = self._write_spec(self.setup.form.spec())
+            path = write_spec(persona, self.setup.form.spec())
         except (ValueError, OSError) as error:
             self._show_failure(str(error), "", "")
             return
-        line = shlex.join(["so8t", *self._command_arguments(["--spec", str(path)])])
-        QGuiApplication.clipboard().setText(line)
-        box = QMessageBox(self)
-        box.setObjectName("commandBox")
-        box.setWindowTitle(self.tr("The same run in a terminal"))
-        box.setText(self.tr("This line was copied to the clipboard:"))
-        box.setInformativeText(line)
-        box.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        box.exec()
+        show_command(self, shlex.join(["so8t", *self._command_arguments(["--spec", str(path)])]))
 
     @Slot()
     def _on_load_requested(self) -> None:
-        name, _ = QFileDialog.getOpenFileName(self, self.tr("Load settings"), "", "JSON (*.json)")
-        if not name:
+        path = ask_open(self)
+        if path is None:
             return
         try:
-            self.setup.load_spec(load_spec(Path(name)))
+            self.setup.load_spec(load_spec(path))
         except So8tError as error:
             self._show_failure(str(error), "", "")
 
     @Slot()
     def _on_save_requested(self) -> None:
-        name, _ = QFileDialog.getSaveFileName(self, self.tr("Save settings"), "train.json",
-                                              "JSON (*.json)")  # fmt: skip
-        if not name:
+        path = ask_save(self)
+        if path is None:
             return
         try:
-            write_bytes(Path(name), encode_spec(self.setup.form.spec()))
+            write_bytes(path, encode_spec(self.setup.form.spec()))
         except (ValueError, OSError) as error:
             self._show_failure(str(error), "", "")
 
     # -- others ---------------------------------------------------------------------------------
+    @Slot()
+    def _on_empty_action_triggered(self) -> None:
+        self.context.navigate("persona")
+
     @Slot(object)
     def _on_persona_changed(self, persona: Any) -> None:
         self._open_persona(persona)

@@ -55,9 +55,13 @@ class _Row:
         self.reset.setProperty("path", field.path)
         self.reset.setAccessibleName(form.tr("Reset {name}").format(name=field.path))
         self.reset.clicked.connect(form.on_reset_clicked)
+        policy = self.reset.sizePolicy()
+        policy.setRetainSizeWhenHidden(True)
+        self.reset.setSizePolicy(policy)
         self.note = QLabel()
         self.note.setWordWrap(True)
         self.note.setProperty("role", "caption")
+        self.marked = False
         self.widgets: list[QWidget] = [self.name, self.editor, self.reset, self.note]
 
     def _make_editor(self, form: SpecForm) -> QWidget:
@@ -101,11 +105,11 @@ class _Row:
         font = self.name.font()
         font.setBold(changed)
         self.name.setFont(font)
+        self.marked = changed
         title = self.field.path.rpartition(".")[2].replace("_", " ")
         self.name.setText(f"● {title}" if changed else title)
-        self.reset.setEnabled(changed)
-        preset = as_text(self.field, reference)
-        self.reset.setToolTip(f"{preset}" if changed else "")
+        self.reset.setVisible(changed)
+        self.reset.setToolTip(as_text(self.field, reference))
         role = "error" if error else "caption"
         if self.note.property("role") != role:
             self.note.setProperty("role", role)
@@ -287,7 +291,7 @@ class SpecForm(QWidget):
                 if self.only_changed.isChecked():
                     shown = shown and (row.field.path in changed or row.field.path in self._errors)
                 for widget in row.widgets:
-                    widget.setVisible(shown)
+                    widget.setVisible(shown and (widget is not row.reset or row.marked))
                 any_shown = any_shown or shown
             card.setVisible(any_shown)
 
