@@ -76,12 +76,10 @@ class Query(Struct, frozen=True):
                 chosen = [pair for pair in chosen if needle in pair[1]]
         if not self.predicates:
             return list(samples) if chosen is None else [sample for sample, _ in chosen]
-        pairs = zip(samples, texts, strict=True) if chosen is None else chosen
-        predicates = self.predicates
-        if len(predicates) == 1:
-            only = predicates[0]
-            return [sample for sample, text in pairs if only(sample, text)]
-        return [s for s, text in pairs if all(test(s, text) for test in predicates)]
+        pairs = list(zip(samples, texts, strict=True)) if chosen is None else chosen
+        for test in self.predicates:
+            pairs = [pair for pair in pairs if test(pair[0], pair[1])]
+        return [sample for sample, _ in pairs]
 
 
 def fold(text: str) -> str:

@@ -78,9 +78,9 @@ def push(
 
 
 def _change(store: DatasetStore, ids: Iterable[str], change: Callable[[Sample], Sample]) -> Edit:
-    rows = store.rows
-    pairs = ((old, change(old)) for old in (rows.rows[rows.index(one)] for one in ids))
-    return Edit(changed=tuple((old, new) for old, new in pairs if new is not old and new != old))
+    rows, positions = store.rows.rows, store.rows.positions()
+    pairs = [(old, change(old)) for old in [rows[positions[one]] for one in ids]]
+    return Edit(changed=tuple([(old, new) for old, new in pairs if new is not old and new != old]))
 
 
 def add_sample(

@@ -260,10 +260,11 @@ class DatasetStore(QObject):
         if self.read_only:
             raise WorkspaceError("The workspace is open in another window, so this one only reads.")
         self._list.apply(edit)
-        self._labels.subtract(sample.label for _, sample in edit.removed)
-        self._labels.subtract(old.label for old, _ in edit.changed)
-        self._labels.update(new.label for _, new in edit.changed)
-        self._labels.update(sample.label for _, sample in edit.inserted)
+        # Counting first is done in C; subtract() and update() then see three labels.
+        self._labels.subtract(Counter(sample.label for _, sample in edit.removed))
+        self._labels.subtract(Counter(old.label for old, _ in edit.changed))
+        self._labels.update(Counter(new.label for _, new in edit.changed))
+        self._labels.update(Counter(sample.label for _, sample in edit.inserted))
         if self._journal is not None:
             self._journal.append(edit)
         self.samples_changed.emit(DatasetChange("edited", edit, self._initiator))

@@ -81,9 +81,13 @@ class SampleList:
         Raises:
             KeyError: if there is none.
         """
+        return self.positions()[sample_id]
+
+    def positions(self) -> dict[str, int]:
+        """Return row numbers by identifier; do not change the dictionary."""
         if self._row_of is None:
             self._row_of = {sample.id: row for row, sample in enumerate(self.rows)}
-        return self._row_of[sample_id]
+        return self._row_of
 
     def get(self, sample_id: str) -> Sample | None:
         """Return the sample of an identifier."""
@@ -107,8 +111,9 @@ class SampleList:
             self.rows = [sample for row, sample in enumerate(self.rows) if row not in gone]
             self._texts = [text for row, text in enumerate(self._texts) if row not in gone]
             self._row_of, self._warm = None, 0
+        positions = self.positions() if edit.changed else {}
         for old, new in edit.changed:
-            row = self.index(new.id)
+            row = positions[new.id]
             self.rows[row] = new
             if not _same_text(old, new):
                 self._texts[row] = searchable(new)
@@ -121,10 +126,12 @@ class SampleList:
         for position, sample in edit.removed:
             if self.rows[position].id != sample.id:
                 raise ValueError(f"row {position} is not {sample.id}")
+        positions = self.positions() if edit.changed else {}
         for old, new in edit.changed:
             if old.id != new.id:
                 raise ValueError(f"the identifier of {old.id} may not change")
-            self.index(old.id)
+            if old.id not in positions:
+                raise KeyError(old.id)
         size = len(self.rows) - len(edit.removed) + len(edit.inserted)
         if edit.inserted and not 0 <= edit.inserted[-1][0] < size:
             raise ValueError(f"row {edit.inserted[-1][0]} is beyond the end")

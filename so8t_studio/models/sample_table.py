@@ -27,7 +27,7 @@ Index = QModelIndex | QPersistentModelIndex
 SAMPLE_ROLE = int(Qt.ItemDataRole.UserRole) + 1
 MAX_PREVIEW = 280
 _MAX_RANGES = 64
-_MAX_PRECISE = 5000
+_MAX_PRECISE = 20_000
 
 
 def _length(sample: Sample) -> int:
@@ -59,6 +59,7 @@ class SampleTableModel(QAbstractTableModel):
         self._store = store
         self._query = Query()
         self._sort: tuple[tuple[str, bool], ...] = ()
+        self._shown_sort: tuple[tuple[str, bool], ...] = ()
         self._view: list[Sample] = list(store.samples)
         self._row_of: dict[str, int] | None = None
         self._titles = self._column_titles()
@@ -262,10 +263,15 @@ class SampleTableModel(QAbstractTableModel):
         old = self._view
         if len(old) == len(wanted) and all(a is b for a, b in zip(old, wanted, strict=True)):
             return
-        if len(old) == len(wanted) and {s.id for s in old} == {s.id for s in wanted}:
+        if (
+            self._sort != self._shown_sort
+            and len(old) == len(wanted)
+            and ({s.id for s in old} == {s.id for s in wanted})
+        ):
             self._reorder(wanted)
         else:
             self._splice(wanted)
+        self._shown_sort = self._sort
         self.view_changed.emit()
 
     def _reorder(self, wanted: list[Sample]) -> None:
@@ -284,7 +290,7 @@ class SampleTableModel(QAbstractTableModel):
 
     def _splice(self, wanted: list[Sample]) -> None:
         """Remove and insert ranges; one block each where there would be very many ranges."""
-        if abs(len(self._view) - len(wanted)) > _MAX_PRECISE:
+        if max(len(self._view), len(wanted)) > _MAX_PRECISE:  # comparing sets would take too long
             self._replace_block(wanted)
             return
         keep = {sample.id for sample in wanted}
@@ -312,10 +318,10 @@ class SampleTableModel(QAbstractTableModel):
         old = self._view
         shorter = min(len(old), len(wanted))
         start = 0
-        while start < shorter and old[start].id == wanted[start].id:
+        while start < shorter and old[start] is wanted[start]:
             start += 1
         end = 0
-        while end < shorter - start and old[-1 - end].id == wanted[-1 - end].id:
+        while end < shorter - start and old[-1 - end] is wanted[-1 - end]:
             end += 1
         if len(old) - end > start:
             self.beginRemoveRows(QModelIndex(), start, len(old) - end - 1)

@@ -154,7 +154,9 @@ class Histogram(QWidget):
         """Draw bars and the axis."""
         theme = Theme.instance()
         painter = QPainter(self)
-        most = max(self._counts) or 1
+        most = max(self._counts)
+        if not most:
+            return
         base = self.height() - 34
         painter.setPen(Qt.PenStyle.NoPen)
         painter.setBrush(theme.color("accent"))

@@ -116,6 +116,8 @@ class StatisticsPanel(QScrollArea):
 
         self._task = Task(work, self)
         self._task.succeeded.connect(self._on_succeeded)
+        self._task.failed.connect(self._on_failed)
+        self._notes["characters"].setText(self.tr("Counting…"))
         self._task.start()
 
     def stop(self) -> None:
@@ -124,6 +126,13 @@ class StatisticsPanel(QScrollArea):
             self._task.stop()
             self._task.deleteLater()
             self._task = None
+
+    @Slot(object)
+    def _on_failed(self, error: Exception) -> None:
+        self.stop()
+        self._notes["characters"].setText(
+            self.tr("The rows cannot be counted: {error}.").format(error=error)
+        )
 
     @Slot(object)
     def _on_succeeded(self, statistics: Statistics) -> None:
