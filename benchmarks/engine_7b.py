@@ -1,0 +1,261 @@
+"""Step time and peak memory of a 7B shape: LoRA, LoRA + gates, peft OFT, frozen prefix.
+
+Random weights in the shape of Qwen2.5-7B, held in NF4 with double quantisation; gradient
+checkpointing, paged 8-bit AdamW, verdict loss and task loss on 64 reply tokens. Each arm is built
+anew; the time is the median over steps of forward, backward and update, the peak is that of the
+steps (``torch.cuda.max_memory_allocated``), not of loading.
+
+    python benchmarks/engine_7b.py --out benchmarks/results/7b.json
+    python benchmarks/engine_7b.py --tiny --device cpu          # tries the script itself
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import bitsandbytes
+import torch
+import transformers
+from torch import nn
+from transformers import Qwen2Config, Qwen2ForCausalLM, TrainingArguments
+
+from so8t_engine.labels import LABELS
+from so8t_engine.model.loading import LoadedBase
+from so8t_engine.model.persona_model import PersonaModel
+from so8t_engine.specs import LoraSpec, LossSpec, ModelSpec, OptimSpec, PetSpec, TrainSpec
+from so8t_engine.training.data import Collator, EncodedSample
+from so8t_engine.training.losses import VerdictLoss
+from so8t_engine.training.memory import Workload, estimate
+from so8t_engine.training.trainer import PersonaTrainer
+
+REPLY = 64
+SHAPES = ((1, 512), (8, 256))
+ALL = LoraSpec()
+OUTPUTS = LoraSpec(targets=("o_proj", "down_proj"))
+
+
+def config_of(tiny: bool) -> Qwen2Config:
+    """Return the shape of Qwen2.5-7B, or a tiny one to try the script."""
+    if tiny:
+        return Qwen2Config(
+            hidden_size=64, intermediate_size=128, num_hidden_layers=12, num_attention_heads=4,
+            num_key_value_heads=2, vocab_size=512, tie_word_embeddings=False,
+        )  # fmt: skip
+    return Qwen2Config(
+        hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28,
+        num_key_value_heads=4, vocab_size=152064, max_position_embeddings=32768,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+
+
+def random_nf4(config: Qwen2Config, device: str) -> LoadedBase:
+    """Make a random model and quantise the linear layers of its decoder to NF4."""
+    with torch.device(device):
+        model = Qwen2ForCausalLM._from_config(config, dtype=torch.bfloat16)
+    for layer in model.model.layers:
+        for parent in (layer.self_attn, layer.mlp):
+            for name, linear in list(parent.named_children()):
+                if isinstance(linear, nn.Linear):
+                    setattr(parent, name, _quantized(linear, device))
+    model.requires_grad_(False)
+    model.config.use_cache = False
+    model.is_loaded_in_4bit = True
+    model.eval()
+    target = next(model.parameters()).device
+    return LoadedBase(model, None, Path(), target, torch.bfloat16, "nf4")
+
+
+def _quantized(linear: nn.Linear, device: str) -> nn.Module:
+    packed = bitsandbytes.nn.Linear4bit(
+        linear.in_features,
+        linear.out_features,
+        bias=linear.bias is not None,
+        compute_dtype=torch.bfloat16,
+        compress_statistics=True,
+        quant_type="nf4",
+        device="meta",
+    )
+    packed.weight = bitsandbytes.nn.Params4bit(
+        linear.weight.data.cpu(), requires_grad=False, quant_type="nf4", compress_statistics=True
+    )
+    if linear.bias is not None:
+        packed.bias = nn.Parameter(linear.bias.data, requires_grad=False)
+    return packed.to(device)
+
+
+def add_oft(persona: PersonaModel, targets: list[str]) -> None:
+    """Put peft's orthogonal fine-tuning (block 8) where LoRA would be."""
+    from peft import OFTConfig, inject_adapter_in_model
+
+    inject_adapter_in_model(OFTConfig(oft_block_size=8, target_modules=targets), persona.causal_lm)
+    learned = [p for p in persona.causal_lm.parameters() if p.requires_grad]
+    persona.lora_parameters = lambda: iter(learned)  # type: ignore[method-assign]
+
+
+ARMS: dict[str, tuple[ModelSpec, list[str]]] = {
+    "LoRA on all seven": (ModelSpec(adapt_layers="all", gates=False, lora=ALL), []),
+    "LoRA on all seven + gates": (ModelSpec(adapt_layers="all", lora=ALL), []),
+    "LoRA on o/down": (ModelSpec(adapt_layers="all", gates=False, lora=OUTPUTS), []),
+    "LoRA on o/down + gates": (ModelSpec(adapt_layers="all", lora=OUTPUTS), []),
+    "gates only": (ModelSpec(adapt_layers="all", lora=None), []),
+    "OFT block 8 on o": (ModelSpec(adapt_layers="all", gates=False, lora=None), ["o_proj"]),
+    "OFT block 8 on o/down": (
+        ModelSpec(adapt_layers="all", gates=False, lora=None),
+        ["o_proj", "down_proj"],
+    ),
+    "top 8 over a frozen prefix, LoRA + gates": (ModelSpec(adapt_layers=8, lora=ALL), []),
+}
+
+
+def samples(batch: int, tokens: int, persona: PersonaModel, cached: bool) -> list[EncodedSample]:
+    """Return random samples of exactly ``tokens`` tokens, as ids or as prefix states."""
+    rows = []
+    for number in range(batch):
+        ids = torch.randint(5, persona.causal_lm.config.vocab_size, (tokens,)).tolist()
+        states = None
+        if cached:
+            states = torch.randn(tokens, persona.hidden_size, dtype=torch.bfloat16)
+        rows.append(EncodedSample(tuple(ids), tokens - REPLY, number % 3, False, states))
+    return rows
+
+
+def make_step(
+    persona: PersonaModel, spec: TrainSpec, rows: list[EncodedSample], folder: str, cached: bool
+) -> Callable[[], None]:
+    """Return a function that takes one optimizer step."""
+    shared = torch.zeros(0, persona.hidden_size, dtype=torch.bfloat16) if cached else None
+    collator = Collator(torch.zeros(0, dtype=torch.long) if shared is None else shared, 0)
+    arguments = TrainingArguments(
+        output_dir=folder, report_to="none", max_steps=100, disable_tqdm=True,
+        use_cpu=persona.device.type == "cpu",
+    )  # fmt: skip
+    labels = [LABELS[row.label] for row in rows]
+    trainer = PersonaTrainer(
+        persona, arguments, spec, rows, collator, VerdictLoss(spec.loss, labels)
+    )
+    trainer.create_optimizer()
+    trainer.state.max_steps = 100
+    trainer.step_samples = len(rows)
+    trainer.accelerator.gradient_state._set_sync_gradients(True)
+
+    def step() -> None:
+        trainer.training_step(persona, collator(rows))
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad()
+        trainer.take_parts()
+
+    return step
+
+
+def measure(step: Callable[[], None], device: str, repeats: int) -> tuple[float, int]:
+    """Return the median step time in milliseconds and the peak of allocated bytes."""
+    cuda = device == "cuda"
+    times = []
+    for number in range(repeats + 3):
+        if number == 3 and cuda:
+            torch.cuda.reset_peak_memory_stats()
+        if cuda:
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        step()
+        if cuda:
+            torch.cuda.synchronize()
+        if number >= 3:
+            times.append(1000 * (time.perf_counter() - start))
+    return statistics.median(times), torch.cuda.max_memory_allocated() if cuda else 0
+
+
+def run_arm(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Build one arm and measure it at both shapes."""
+    model_spec, oft = ARMS[name]
+    base = random_nf4(config_of(options.tiny), options.device)
+    torch.manual_seed(0)
+    persona = PersonaModel(base, model_spec)
+    if oft:
+        add_oft(persona, oft)
+    persona.recompute_activations()
+    cached = bool(persona.cut)
+    if cached:
+        persona.drop_prefix()
+    if options.device == "cuda":
+        persona.offload(embeddings=cached, lm_head=False)
+    gc.collect()
+    torch.cuda.empty_cache()
+    found = []
+    for batch, tokens in SHAPES:
+        spec = TrainSpec(
+            model=model_spec,
+            loss=LossSpec(w_task=0.2, pet=PetSpec()),
+            optim=OptimSpec(batch_size=batch),
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            rows = samples(batch, tokens, persona, cached)
+            step = make_step(persona, spec, rows, folder, cached)
+            milliseconds, peak = measure(step, options.device, options.repeats)
+        expected = estimate(
+            spec, base.model.config, Workload(batch, tokens, 0, REPLY), device="cuda",
+            quantization="nf4",
+        )  # fmt: skip
+        found.append(
+            {"arm": name, "batch": batch, "tokens": tokens, "ms": milliseconds, "peak": peak,
+             "estimate": expected.total, "parts": expected.device}
+        )  # fmt: skip
+        print(
+            f"| {name} | {batch}×{tokens} | {milliseconds:.0f} | {peak / 2**30:.2f} |"
+            f" {expected.total / 2**30:.2f} |",
+            flush=True,
+        )
+        del step
+        gc.collect()
+        torch.cuda.empty_cache()
+    return found
+
+
+def main() -> None:
+    """Measure all arms and print a table and the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--repeats", type=int, default=8)
+    parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    where = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
+    print(f"{where}, torch {torch.__version__}, transformers {transformers.__version__}")
+    print("| arm | batch×tokens | ms a step | peak GiB | estimated GiB |")
+    print("|---|---|---|---|---|")
+    found: list[dict[str, Any]] = []
+    for name in options.arms:
+        found += run_arm(name, options)
+        gc.collect()
+        torch.cuda.empty_cache()
+    times = {(one["arm"], one["batch"]): one["ms"] for one in found}
+    for left, right, text in (
+        ("LoRA on all seven + gates", "LoRA on all seven", "gates + LoRA / LoRA"),
+        ("LoRA on o/down + gates", "LoRA on o/down", "gates + LoRA / LoRA, on o/down"),
+        ("gates only", "OFT block 8 on o", "gates / OFT on o"),
+        ("gates only", "OFT block 8 on o/down", "gates / OFT on o/down"),
+        ("LoRA on all seven + gates", "top 8 over a frozen prefix, LoRA + gates",
+         "samples/s, frozen prefix / all layers"),
+    ):  # fmt: skip
+        for batch, tokens in SHAPES:
+            if (left, batch) in times and (right, batch) in times:
+                ratio = times[left, batch] / times[right, batch]
+                print(f"{text}, {batch}×{tokens}: {ratio:.3f}")
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        record = {"device": where, "torch": torch.__version__,
+                  "transformers": transformers.__version__, "rows": found}  # fmt: skip
+        options.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
