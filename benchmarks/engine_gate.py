@@ -37,7 +37,9 @@ def median_ms(body: Callable[[], object], device: str, repeats: int) -> float:
     return statistics.median(times)
 
 
-def measure(shape: tuple[int, int, int], sharing: str, device: str, repeats: int) -> dict[str, float]:
+def measure(
+    shape: tuple[int, int, int], sharing: str, device: str, repeats: int
+) -> dict[str, float]:
     """Return the times of the gate and of the copies, in milliseconds."""
     width = shape[-1]
     blocks = width // 8 if sharing == "per_block" else 1
@@ -92,7 +94,9 @@ def main() -> None:
               f" {row['copy']:.3f} | {row['ratio']:.2f} |")  # fmt: skip
     cost = step_cost(shape[-1], options.gates, options.device, max(3, options.repeats // 4))
     found["exponential_step_ms"] = cost
-    print(f"all rotations of {options.gates} gates, built and differentiated once a step: {cost:.1f}")
+    print(
+        f"all rotations of {options.gates} gates, built and differentiated once a step: {cost:.1f}"
+    )
     if options.out:
         options.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
