@@ -80,6 +80,20 @@ def encode_samples(
     return encoded
 
 
+def token_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Group rows of similar length so that no padded group exceeds ``budget`` tokens.
+
+    One long row may exceed it alone. Full groups keep the cores busy where a fixed number of short
+    rows would not.
+    """
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda number: lengths[number]):
+        if not groups or (len(groups[-1]) + 1) * lengths[index] > budget:
+            groups.append([])
+        groups[-1].append(index)
+    return groups
+
+
 class SampleSet(Dataset[EncodedSample]):
     """Encoded samples in memory."""
 

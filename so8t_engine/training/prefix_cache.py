@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from so8t_engine.model.persona_model import PersonaModel
-from so8t_engine.training.data import EncodedSample
+from so8t_engine.training.data import EncodedSample, token_batches
 from so8t_engine.workspace.atomic import write_with
 
 RAM_LIMIT_BYTES = 2 * 1024**3
@@ -90,7 +90,7 @@ class PrefixCache:
         rows: Sequence[EncodedSample],
         *,
         key: str,
-        batch_size: int = 16,
+        budget: int = 2048,
         progress: Callable[[int, int], None] = lambda done, total: None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> tuple[Tensor, list[EncodedSample]]:
@@ -103,7 +103,7 @@ class PrefixCache:
         path = self.folder / f"{key}.safetensors" if self.folder else None
         stored = self._load(path, sum(lengths)) if path else None
         if stored is None:
-            stored = self._fill(model, head, rows, batch_size, progress, cancelled)
+            stored = self._fill(model, head, rows, budget, progress, cancelled)
             if path is not None and self._store(path, stored):
                 stored = self._load(path, sum(lengths)) or stored
         shared, states = stored
@@ -120,7 +120,7 @@ class PrefixCache:
         model: PersonaModel,
         head: Sequence[int],
         rows: Sequence[EncodedSample],
-        batch_size: int,
+        budget: int,
         progress: Callable[[int, int], None],
         cancelled: Callable[[], bool],
     ) -> tuple[Tensor, Tensor]:
@@ -128,11 +128,10 @@ class PrefixCache:
         starts = np.concatenate([[0], np.cumsum([len(row.ids) for row in rows])]).tolist()
         states = torch.empty(starts[-1], model.hidden_size, dtype=model.compute_dtype)
         head_states = torch.empty(len(head), model.hidden_size, dtype=model.compute_dtype)
-        order = sorted(range(len(rows)), key=lambda number: len(rows[number].ids))
-        for begin in range(0, len(order), batch_size):
+        done = 0
+        for chosen in token_batches([len(row.ids) for row in rows], budget):
             if cancelled():
                 raise InterruptedError
-            chosen = order[begin : begin + batch_size]
             longest = len(rows[chosen[-1]].ids)
             ids = torch.zeros(len(chosen), longest, dtype=torch.long)
             mask = torch.zeros(len(chosen), longest, dtype=torch.bool)
@@ -143,12 +142,13 @@ class PrefixCache:
             hidden, head_states_now = model.prefix_states(
                 ids.to(model.device), mask.to(model.device), shared
             )
-            if not begin:
+            if not done:
                 head_states.copy_(head_states_now)
             for place, number in enumerate(chosen):
                 length = len(rows[number].ids)
                 states[starts[number] : starts[number + 1]] = hidden[place, :length].cpu()
-            progress(min(begin + batch_size, len(order)), len(order))
+            done += len(chosen)
+            progress(done, len(rows))
         return head_states, states
 
     def _store(self, path: Path, stored: tuple[Tensor, Tensor]) -> bool:

@@ -234,10 +234,5 @@ def _decided(page: QWidget, arm: str) -> bool:
 
 def _texts(widget: QWidget) -> str:
     labels = [label.text() for label in widget.findChildren(QLabel)]
-    return " ".join(
-        [
-            *labels,
-            widget.accessibleDescription(),
-            *(child.accessibleDescription() for child in widget.findChildren(QWidget)),
-        ]
-    )
+    names = [child.accessibleName() for child in widget.findChildren(QWidget)]
+    return " ".join([*labels, *names])

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 
 from so8t_engine.labels import LABEL_INDEX
 from so8t_engine.model.prompt import PromptBuilder
-from so8t_engine.training.data import Collator, EncodedSample, LengthBuckets, encode_samples
+from so8t_engine.training.data import (
+    Collator,
+    EncodedSample,
+    LengthBuckets,
+    encode_samples,
+    token_batches,
+)
 from tests.helpers.tiny_models import tiny_tokenizer
 from tests.helpers.tiny_training import POLICY, make_samples
 
@@ -103,3 +109,14 @@ def test_encoded_samples_carry_prompt_and_wanted_text(target: str) -> None:
             assert row.ids[-1] == tokenizer.eos_token_id
         else:
             assert len(row.ids) == row.prompt
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=80), st.integers(8, 200))
+def test_token_batches_cover_every_row_once_within_the_budget(
+    lengths: list[int], budget: int
+) -> None:
+    groups = token_batches(lengths, budget)
+    assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
+    for group in groups:
+        padded = len(group) * max(lengths[index] for index in group)
+        assert padded <= budget or len(group) == 1
