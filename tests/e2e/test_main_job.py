@@ -113,7 +113,7 @@ def test_import_edit_undo_save_train_inspect_evaluate_chat(
     run = _train(window, qtbot)
     _look_at_rotations(window, qtbot, run)
     _evaluate(window, qtbot, run)
-    _chat(window, qtbot)
+    _chat(window, qtbot, run)
 
 
 def _import(window: MainWindow, qtbot: QtBot, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,9 +211,11 @@ def _evaluate(window: MainWindow, qtbot: QtBot, run: RunStore) -> None:
     qtbot.waitUntil(lambda: not window.context.jobs.active(), timeout=30_000)
 
 
-def _chat(window: MainWindow, qtbot: QtBot) -> None:
+def _chat(window: MainWindow, qtbot: QtBot, run: RunStore) -> None:
     window.show_page("chat")
     page = window.page("chat")
+    runs = find(page, QComboBox, "runChoice")
+    qtbot.waitUntil(lambda: runs.currentData() == run.id, timeout=20_000)
     request = find(page, QPlainTextEdit, "chatRequest")
     request.setFocus()
     qtbot.keyClicks(request, "Please translate this invitation")
