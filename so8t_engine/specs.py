@@ -216,9 +216,10 @@ PRESETS: dict[str, tuple[str, TrainSpec]] = {
         "Quick trial",
         TrainSpec(
             name="Quick trial",
-            data=DataSpec(limit=1200),
+            data=DataSpec(limit=800, validation_fraction=0.1),
             optim=OptimSpec(epochs=2.0, batch_size=16, lr_lora=5e-4),
             loss=LossSpec(pet=PetSpec(weight=0.0)),
+            schedule=ScheduleSpec(eval_every=0.34, save_every=0.34),
         ),
     ),
     "balanced": (
