@@ -206,3 +206,27 @@ def _launch(environment: dict[str, str], persona: Persona, spec: Path) -> tuple[
     for stream in (process.stdin, process.stdout, process.stderr):
         stream.close()
     return code, out, b"".join(printed).decode("utf-8", "replace")
+
+
+def test_threads_of_a_job_do_not_spin_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment is set before torch can read it, and a user's own choice is kept."""
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    code = (
+        "import os, sys; from so8t_engine.jobs.runtime import run_job;"
+        "say = lambda job: print('torch' in sys.modules, os.environ['GOMP_SPINCOUNT']) or '';"
+        "run_job('x', say, events=False)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+
+    def ask(**more: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment | more,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        ).stdout.strip()
+
+    assert ask() == "False 10000"
+    assert ask(GOMP_SPINCOUNT="7") == "False 7"
