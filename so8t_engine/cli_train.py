@@ -115,7 +115,7 @@ def plan(spec: TrainSpec, persona: Persona) -> dict[str, Any]:
     samples = gather_samples(spec, persona)
     train_rows = [sample for sample in samples if sample.split == "train"]
     batch = spec.optim.batch_size * spec.optim.accumulation
-    steps = math.ceil(len(train_rows) * spec.optim.epochs / batch)
+    steps = math.ceil(spec.optim.epochs * math.ceil(len(train_rows) / batch))
     if spec.optim.max_steps:
         steps = min(steps, spec.optim.max_steps)
     counts = {

@@ -212,7 +212,7 @@ def test_pip_failures_are_sentences(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         fetch_wheel("tiny-model==9", tmp_path / "x.whl", "0" * 64, lambda _e: None, never)
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
-    monkeypatch.setenv("PIP_RETRIES", "0")
+    monkeypatch.setenv("PIP_RETRIES", "1")  # pip says why only when it retries
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(BaseModelError, match="could not be reached"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -165,7 +166,9 @@ def test_a_dry_run_checks_everything_and_writes_nothing(tiny: tuple[Persona, Pat
     found = json.loads(done.stdout)
     assert found["base_path"] == str(base)  # the persona's own base model
     assert sum(found["rows"]["train"].values()) == 36
-    assert found["steps"] == 9  # 36 rows, 2 epochs, batches of 8
+    spec = preset("quick")
+    batches = math.ceil(36 / spec.optim.batch_size)
+    assert found["steps"] == math.ceil(spec.optim.epochs * batches)
     assert not persona.runs()
 
 
