@@ -124,9 +124,11 @@ def main(arguments: list[str] | None = None) -> int:
         return _refuse(str(error), error.exit_code, headless=options.smoke)
     crash = CrashHooks()
     crash.install()
+    from so8t_studio.garbage import GuiGarbageCollector
     from so8t_studio.window import MainWindow
 
     window = MainWindow(context, crash=crash)
+    collector = GuiGarbageCollector(window)
     try:
         window.open_startup_persona()
         window.show_page(options.page or context.settings.values.page or "persona")
@@ -137,6 +139,7 @@ def main(arguments: list[str] | None = None) -> int:
         window.offer_crash_reports(crash)
         return int(app.exec())
     finally:
+        collector.stop()
         close_context(context)
         crash.remove()
 

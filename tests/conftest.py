@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,22 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 os.environ.setdefault("PYQTGRAPH_QT_LIB", "PySide6")
 
 import pytest
+
+# As in the window (so8t_studio/garbage.py): QObjects must not be collected on a background thread.
+gc.disable()
+_COLLECT_EVERY = 25
+_finished = 0
+
+
+@pytest.fixture(autouse=True)
+def _collect_on_the_main_thread(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Collect cyclic garbage after every test with widgets, and now and then after others."""
+    global _finished
+    yield
+    _finished += 1
+    names = request.fixturenames
+    if "qtbot" in names or "qapp" in names or _finished % _COLLECT_EVERY == 0:
+        gc.collect()
 
 
 @pytest.fixture(autouse=True)
