@@ -1,9 +1,10 @@
 """Step time and peak memory of a 7B shape: LoRA, LoRA + gates, peft OFT, frozen prefix.
 
 Random weights in the shape of Qwen2.5-7B, held in NF4 with double quantisation; gradient
-checkpointing, paged 8-bit AdamW, verdict loss and task loss on 64 reply tokens. Each arm is built
-anew; the time is the median over steps of forward, backward and update, the peak is that of the
-steps (``torch.cuda.max_memory_allocated``), not of loading.
+checkpointing, paged 8-bit AdamW; the verdict loss alone, and with a task loss on 64 reply tokens,
+routed (either rotation gets the gradient of its own loss) or joint. Each arm is built anew; the
+time is the median over steps of forward, backward and update, the peak is that of the steps
+(``torch.cuda.max_memory_allocated``), not of loading.
 
     python benchmarks/engine_7b.py --out benchmarks/results/7b.json
     python benchmarks/engine_7b.py --tiny --device cpu          # tries the script itself
@@ -30,7 +31,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, TrainingArguments
 from so8t_engine.labels import LABELS
 from so8t_engine.model.loading import LoadedBase
 from so8t_engine.model.persona_model import PersonaModel
-from so8t_engine.specs import LoraSpec, LossSpec, ModelSpec, OptimSpec, PetSpec, TrainSpec
+from so8t_engine.specs import LoraSpec, LossSpec, ModelSpec, OptimSpec, TrainSpec
 from so8t_engine.training.data import Collator, EncodedSample
 from so8t_engine.training.losses import VerdictLoss
 from so8t_engine.training.memory import Workload, estimate
@@ -84,7 +85,7 @@ def _quantized(linear: nn.Linear, device: str) -> nn.Module:
         device="meta",
     )
     packed.weight = bitsandbytes.nn.Params4bit(
-        linear.weight.data.cpu(), requires_grad=False, quant_type="nf4", compress_statistics=True
+        linear.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True
     )
     if linear.bias is not None:
         packed.bias = nn.Parameter(linear.bias.data, requires_grad=False)
@@ -113,9 +114,33 @@ ARMS: dict[str, tuple[ModelSpec, list[str]]] = {
     ),
     "top 8 over a frozen prefix, LoRA + gates": (ModelSpec(adapt_layers=8, lora=ALL), []),
 }
+VERDICT, ROUTED, JOINT = "verdict", "verdict + task, routed", "verdict + task, joint"
+LOSSES = {
+    VERDICT: LossSpec(),
+    ROUTED: LossSpec(w_task=0.2),
+    JOINT: LossSpec(w_task=0.2, routing="joint"),
+}
+RATIOS = (
+    ("LoRA on all seven + gates", "LoRA on all seven", "gates + LoRA / LoRA"),
+    ("LoRA on o/down + gates", "LoRA on o/down", "gates + LoRA / LoRA, on o/down"),
+    ("gates only", "OFT block 8 on o", "gates / OFT on o"),
+    ("gates only", "OFT block 8 on o/down", "gates / OFT on o/down"),
+    (
+        "LoRA on all seven + gates",
+        "top 8 over a frozen prefix, LoRA + gates",
+        "samples/s, frozen prefix / all layers",
+    ),
+)
 
 
-def samples(batch: int, tokens: int, persona: PersonaModel, cached: bool) -> list[EncodedSample]:
+def losses_of(model: ModelSpec) -> list[str]:
+    """Return the losses to measure: without gates there is nothing to route."""
+    return [VERDICT, ROUTED, JOINT] if model.gates else [VERDICT, JOINT]
+
+
+def samples(
+    batch: int, tokens: int, persona: PersonaModel, cached: bool, *, reply: bool
+) -> list[EncodedSample]:
     """Return random samples of exactly ``tokens`` tokens, as ids or as prefix states."""
     rows = []
     for number in range(batch):
@@ -123,7 +148,7 @@ def samples(batch: int, tokens: int, persona: PersonaModel, cached: bool) -> lis
         states = None
         if cached:
             states = torch.randn(tokens, persona.hidden_size, dtype=torch.bfloat16)
-        rows.append(EncodedSample(tuple(ids), tokens - REPLY, number % 3, False, states))
+        rows.append(EncodedSample(tuple(ids), tokens - REPLY * reply, number % 3, False, states))
     return rows
 
 
@@ -147,7 +172,7 @@ def make_step(
     trainer.accelerator.gradient_state._set_sync_gradients(True)
 
     def step() -> None:
-        trainer.training_step(persona, collator(rows))
+        trainer.training_step(persona, trainer.collator(rows))
         trainer.optimizer.step()
         trainer.optimizer.zero_grad()
         trainer.take_parts()
@@ -190,33 +215,57 @@ def run_arm(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     gc.collect()
     torch.cuda.empty_cache()
     found = []
-    for batch, tokens in SHAPES:
-        spec = TrainSpec(
-            model=model_spec,
-            loss=LossSpec(w_task=0.2, pet=PetSpec()),
-            optim=OptimSpec(batch_size=batch),
-        )
-        with tempfile.TemporaryDirectory() as folder:
-            rows = samples(batch, tokens, persona, cached)
-            step = make_step(persona, spec, rows, folder, cached)
-            milliseconds, peak = measure(step, options.device, options.repeats)
-        expected = estimate(
-            spec, base.model.config, Workload(batch, tokens, 0, REPLY), device="cuda",
-            quantization="nf4",
-        )  # fmt: skip
-        found.append(
-            {"arm": name, "batch": batch, "tokens": tokens, "ms": milliseconds, "peak": peak,
-             "estimate": expected.total, "parts": expected.device}
-        )  # fmt: skip
-        print(
-            f"| {name} | {batch}×{tokens} | {milliseconds:.0f} | {peak / 2**30:.2f} |"
-            f" {expected.total / 2**30:.2f} |",
-            flush=True,
-        )
-        del step
-        gc.collect()
-        torch.cuda.empty_cache()
+    for losses in losses_of(model_spec):
+        for batch, tokens in SHAPES:
+            spec = TrainSpec(
+                model=model_spec, loss=LOSSES[losses], optim=OptimSpec(batch_size=batch)
+            )
+            found.append(measure_one(name, losses, persona, spec, (batch, tokens), options))
+            gc.collect()
+            torch.cuda.empty_cache()
     return found
+
+
+def measure_one(
+    name: str,
+    losses: str,
+    persona: PersonaModel,
+    spec: TrainSpec,
+    shape: tuple[int, int],
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    """Measure one arm with one loss at one shape; print its line of the table."""
+    batch, tokens = shape
+    with tempfile.TemporaryDirectory() as folder:
+        rows = samples(batch, tokens, persona, bool(persona.cut), reply=bool(spec.loss.w_task))
+        step = make_step(persona, spec, rows, folder, bool(persona.cut))
+        milliseconds, peak = measure(step, options.device, options.repeats)
+    expected = estimate(
+        spec,
+        persona.causal_lm.config,
+        Workload(batch, tokens, 0, REPLY if spec.loss.w_task else 0),
+        device="cuda",
+        quantization="nf4",
+    )
+    total = expected.total
+    if not spec.loss.w_task:  # the arm keeps the LM head on the device for its other losses
+        head = persona.causal_lm.lm_head.weight
+        total += head.numel() * head.element_size()
+    print(
+        f"| {name} | {losses} | {batch}×{tokens} | {milliseconds:.0f} | {peak / 2**30:.2f} |"
+        f" {total / 2**30:.2f} | {total / peak if peak else float('nan'):.2f} |",
+        flush=True,
+    )
+    return {
+        "arm": name,
+        "losses": losses,
+        "batch": batch,
+        "tokens": tokens,
+        "ms": milliseconds,
+        "peak": peak,
+        "estimate": total,
+        "parts": expected.device,
+    }
 
 
 def main() -> None:
@@ -230,26 +279,22 @@ def main() -> None:
     options = parser.parse_args()
     where = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
     print(f"{where}, torch {torch.__version__}, transformers {transformers.__version__}")
-    print("| arm | batch×tokens | ms a step | peak GiB | estimated GiB |")
-    print("|---|---|---|---|---|")
+    print("| arm | losses | batch×tokens | ms a step | peak GiB | estimated GiB | ratio |")
+    print("|---|---|---|---|---|---|---|")
     found: list[dict[str, Any]] = []
     for name in options.arms:
         found += run_arm(name, options)
         gc.collect()
         torch.cuda.empty_cache()
-    times = {(one["arm"], one["batch"]): one["ms"] for one in found}
-    for left, right, text in (
-        ("LoRA on all seven + gates", "LoRA on all seven", "gates + LoRA / LoRA"),
-        ("LoRA on o/down + gates", "LoRA on o/down", "gates + LoRA / LoRA, on o/down"),
-        ("gates only", "OFT block 8 on o", "gates / OFT on o"),
-        ("gates only", "OFT block 8 on o/down", "gates / OFT on o/down"),
-        ("LoRA on all seven + gates", "top 8 over a frozen prefix, LoRA + gates",
-         "samples/s, frozen prefix / all layers"),
-    ):  # fmt: skip
-        for batch, tokens in SHAPES:
-            if (left, batch) in times and (right, batch) in times:
-                ratio = times[left, batch] / times[right, batch]
-                print(f"{text}, {batch}×{tokens}: {ratio:.3f}")
+    times = {(one["arm"], one["losses"], one["batch"]): one["ms"] for one in found}
+    for left, right, text in RATIOS:
+        for losses in LOSSES:
+            # Where there are no gates, nothing is routed and both losses share one pass.
+            plain = losses if (right, losses, 1) in times else JOINT
+            for batch, tokens in SHAPES:
+                if (left, losses, batch) in times and (right, plain, batch) in times:
+                    ratio = times[left, losses, batch] / times[right, plain, batch]
+                    print(f"{text}, {losses}, {batch}×{tokens}: {ratio:.3f}")
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         record = {"device": where, "torch": torch.__version__,

@@ -10,6 +10,7 @@ can be computed once a sample, kept, and fed in directly (``hidden`` instead of 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -97,17 +98,27 @@ class Batch:
         rows: ``[B, T]`` token ids, or ``[B, T, D]`` hidden states above the frozen prefix.
         mask: ``[B, T]`` bool, True at real positions.
         shared: ``[P]`` token ids or ``[P, D]`` hidden states that precede every row; may be empty.
-        last: ``[B]`` index into a row of its last prompt position, where the verdict is read.
+        last: ``[V]`` index into each of the first V rows of its last prompt position, where the
+            verdict is read; V = B, unless the batch is split.
+        split: how many leading rows belong to the verdict side of a routed step, the others to its
+            task side; None where the whole batch is of one side.
     """
 
     rows: Tensor
     mask: Tensor
     shared: Tensor
     last: Tensor
+    split: int | None = None
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on ``device``."""
-        return Batch(*(part.to(device) for part in (self.rows, self.mask, self.shared, self.last)))
+        return Batch(
+            rows=self.rows.to(device),
+            mask=self.mask.to(device),
+            shared=self.shared.to(device),
+            last=self.last.to(device),
+            split=self.split,
+        )
 
 
 class PersonaModel(nn.Module):
@@ -187,7 +198,8 @@ class PersonaModel(nn.Module):
 
     def _head_hook(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         assert self.gates is not None
-        return (self.gates.apply_product(len(self.gates.names) - 1, inputs[0]), *inputs[1:])
+        head = len(self.gates.names) - 1
+        return (self.gates.apply_product(head, inputs[0], task_only=True), *inputs[1:])
 
     def recompute_activations(self) -> None:
         """Trade time for memory: recompute the layers' activations in the backward pass."""
@@ -277,15 +289,37 @@ class PersonaModel(nn.Module):
         hidden: Tensor = output.last_hidden_state
         return hidden
 
-    def _run_shared(self, shared: Tensor, batch: int) -> tuple[Tensor, Any]:
-        """Run the shared head once and spread its keys and values over ``batch`` rows."""
+    def _run_shared(
+        self, shared: Tensor, batch: int, split: int | None = None
+    ) -> tuple[Tensor, Any]:
+        """Run the shared head once and spread its keys and values over ``batch`` rows.
+
+        In a split batch it is run once a side, because the gradients of either side have to pass
+        through it apart.
+        """
         cache = DynamicCache(config=self.causal_lm.config)
-        hidden = self._decode(shared[None], past_key_values=cache, use_cache=True)
+        counts = [split, batch - split] if split else [batch]
+        rows = shared[None].expand(len(counts), *shared.shape)
+        with self._splitting(1 if split else split):
+            hidden = self._decode(rows, past_key_values=cache, use_cache=True)
+        owners = torch.repeat_interleave(torch.tensor(counts, device=hidden.device))
         for layer in cache.layers:
             if getattr(layer, "keys", None) is not None:
-                layer.keys = layer.keys.expand(batch, -1, -1, -1)
-                layer.values = layer.values.expand(batch, -1, -1, -1)
+                layer.keys = _spread(layer.keys, batch, owners)
+                layer.values = _spread(layer.values, batch, owners)
         return hidden, cache
+
+    @contextlib.contextmanager
+    def _splitting(self, split: int | None) -> Iterator[None]:
+        """Let the gates part the rows of a forward pass that is never recomputed."""
+        if self.gates is None:
+            yield
+            return
+        before, self.gates.split = self.gates.split, split
+        try:
+            yield
+        finally:
+            self.gates.split = before
 
     def _run_rows(self, rows: Tensor, mask: Tensor, offset: int, cache: Any) -> Tensor:
         batch = len(rows)
@@ -308,8 +342,10 @@ class PersonaModel(nn.Module):
             (None where there is no shared head).
         """
         shared = len(batch.shared)
+        if self.gates is not None:
+            self.gates.split = batch.split  # stays set for what the backward pass recomputes
         if shared and self.share_head:
-            head, cache = self._run_shared(batch.shared, len(batch.rows))
+            head, cache = self._run_shared(batch.shared, len(batch.rows), batch.split)
             return self._run_rows(batch.rows, batch.mask, shared, cache), head[0]
         if not shared:
             return self._run_rows(batch.rows, batch.mask, 0, None), None
@@ -320,8 +356,8 @@ class PersonaModel(nn.Module):
         return hidden[:, shared:], hidden[0, :shared]
 
     def verdict_logits(self, hidden: Tensor, last: Tensor) -> Tensor:
-        """Return float32 logits ``[B, 3]`` of norm outputs ``[B, T, D]`` at ``last`` ``[B]``."""
-        at_last = hidden[torch.arange(len(hidden), device=hidden.device), last]
+        """Return float32 logits ``[V, 3]`` of norm outputs ``[B, T, D]`` at ``last`` ``[V]``."""
+        at_last = hidden[torch.arange(len(last), device=hidden.device), last]
         if self.gates is not None:
             at_last = self.gates.apply_head_safe(at_last)
         logits: Tensor = self.safety_head(at_last)
@@ -333,7 +369,7 @@ class PersonaModel(nn.Module):
         return logits
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return verdict logits ``[B, 3]``."""
+        """Return verdict logits ``[V, 3]``."""
         hidden, _ = self.hidden_states(batch)
         return self.verdict_logits(hidden, batch.last)
 
@@ -352,6 +388,13 @@ class PersonaModel(nn.Module):
             "gates": sum(p.numel() for p in self.gates.parameters()) if self.gates else 0,
             "head": self.safety_head.weight.numel(),
         }
+
+
+def _spread(states: Tensor, batch: int, owners: Tensor) -> Tensor:
+    """Give each of ``batch`` rows the keys or values of the head that it follows."""
+    if len(states) == 1:
+        return states.expand(batch, -1, -1, -1)
+    return states[owners]
 
 
 def _with_lora(model: Any, lora: LoraSpec, layers: list[int]) -> Any:

@@ -8,7 +8,8 @@ once per optimizer step. The forward pass reads detached copies of them that col
 all micro-batches; :meth:`GateBank.finish_step` then pulls these through the exponential in one
 vector-Jacobian product. That is the chain rule, cut at a convenient place, so it is exact. It also
 gives exact *routing*: the gradient of the verdict loss goes to R_safe only, that of the task loss
-to R_cmd only, though both passed through the same product.
+to R_cmd only, though both passed through the same product. Where both losses share one pass, each
+has rows of its own, and every gate has a leaf for either group of rows.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class GateBank(nn.Module):
         names: gate names in order; ``head`` is the gate on the final norm's output.
         theta_safe: ``[G, K, 28]`` float32 (``[G, 1, 28]`` when shared).
         theta_cmd: likewise.
+        split: how many leading rows of a batch belong to the verdict side; None: the whole batch
+            belongs to one side. Set before each forward pass.
     """
 
     def __init__(self, names: list[str], hidden_size: int, sharing: Sharing = "per_block") -> None:
@@ -57,12 +60,10 @@ class GateBank(nn.Module):
         shape = (len(self.names), blocks, so8.FREE)
         self.theta_safe = nn.Parameter(torch.zeros(shape, dtype=torch.float32))
         self.theta_cmd = nn.Parameter(torch.zeros(shape, dtype=torch.float32))
+        self.split: int | None = None
         self._strength = 1.0
-        self._built_from: tuple[int, int] | None = None
-        self._graph: tuple[Tensor, Tensor] | None = None
-        self._product: Tensor | None = None
-        self._head_safe: Tensor | None = None
         self._collected: dict[str, Tensor | None] = {"verdict": None, "task": None, "head": None}
+        self.invalidate()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GateBank:
         """Follow device moves, refuse dtype changes: the generators stay float32."""
@@ -91,9 +92,13 @@ class GateBank(nn.Module):
 
     def invalidate(self) -> None:
         """Forget the current rotations; the next forward pass builds them anew."""
-        self._graph = None
-        self._product = None
-        self._head_safe = None
+        self._built_from: tuple[int, int] | None = None
+        self._graph: tuple[Tensor, Tensor] | None = None
+        self._product: Tensor | None = None
+        self._cast: Tensor | None = None
+        self._leaves: list[Tensor] = []
+        self._task_leaves: list[Tensor] = []
+        self._head_safe: Tensor | None = None
 
     def _versions(self) -> tuple[int, int]:
         """Return counters that any change of θ in place moves on, whoever makes it."""
@@ -105,33 +110,52 @@ class GateBank(nn.Module):
         return safe, so8.rotation(self.theta_cmd, self._strength)
 
     def _build(self) -> None:
+        self.invalidate()
         self._built_from = self._versions()
+        head = self.index(HEAD) if HEAD in self.names else None
         if self.training and torch.is_grad_enabled():
             safe, cmd = self.rotations()
             product = so8.compose(cmd, safe)
             self._graph = (safe, product)
-            self._product = product.detach().requires_grad_()
-            if HEAD in self.names:
-                self._head_safe = safe[self.index(HEAD)].detach().requires_grad_()
+            self._product = product.detach()
+            self._leaves = [gate.detach().requires_grad_() for gate in self._product]
+            self._task_leaves = [gate.detach().requires_grad_() for gate in self._product]
+            if head is not None:
+                self._head_safe = safe[head].detach().requires_grad_()
         else:
             with torch.no_grad():
                 safe, cmd = self.rotations()
                 self._product = so8.compose(cmd, safe)
-                if HEAD in self.names:
-                    self._head_safe = safe[self.index(HEAD)]
+                if head is not None:
+                    self._head_safe = safe[head]
 
     def product(self) -> Tensor:
         """Return ``R_cmd R_safe`` of all gates, ``[G, K, 8, 8]`` float32, for the forward pass."""
         wants_graph = self.training and torch.is_grad_enabled() and self._graph is None
         if self._product is None or wants_graph or self._built_from != self._versions():
-            self._graph = None
             self._build()
         assert self._product is not None
         return self._product
 
-    def apply_product(self, index: int, x: Tensor) -> Tensor:
-        """Return ``R_cmd R_safe x`` by gate ``index``; ``x`` is ``[..., D]``, and so the result."""
-        return so8.apply(self.product()[index], x)
+    def _product_like(self, x: Tensor) -> Tensor:
+        """Return all products in the dtype and on the device of ``x``, cast once."""
+        product = self.product()
+        if self._cast is None or self._cast.dtype != x.dtype or self._cast.device != x.device:
+            self._cast = product.detach().to(device=x.device, dtype=x.dtype)
+        return self._cast
+
+    def apply_product(self, index: int, x: Tensor, *, task_only: bool = False) -> Tensor:
+        """Return ``R_cmd R_safe x`` by gate ``index``; ``x`` is ``[..., D]``, and so the result.
+
+        While :attr:`split` is set, the first ``split`` rows of ``x`` give their gradient to the
+        verdict side and the others to the task side; with ``task_only`` all rows to the latter.
+        """
+        cast = self._product_like(x)[index]
+        if not self._leaves:
+            return so8.apply(cast, x, cast=cast)
+        split = 0 if task_only and self.split is not None else self.split
+        second = self._task_leaves[index] if split is not None else None
+        return so8.apply(self._leaves[index], x, second=second, cast=cast, split=split)
 
     def apply_head_safe(self, x: Tensor) -> Tensor:
         """Return ``R_safe x`` by the head gate; ``x`` is ``[..., D]``."""
@@ -142,27 +166,33 @@ class GateBank(nn.Module):
     def leaves(self) -> list[Tensor]:
         """Return the detached rotations that a backward pass has to reach."""
         self.product()
-        return [leaf for leaf in (self._product, self._head_safe) if leaf is not None]
+        second = self._task_leaves if self.split is not None else []
+        head = [self._head_safe] if self._head_safe is not None else []
+        return [*self._leaves, *second, *head]
 
     def collect(self, side: Side) -> None:
-        """Book the gradients that the last backward pass left on the leaves to ``side``."""
-        for key, leaf in ((side, self._product), ("head", self._head_safe)):
-            if leaf is not None and leaf.grad is not None:
-                earlier = self._collected[key]
-                self._collected[key] = leaf.grad if earlier is None else earlier + leaf.grad
-                leaf.grad = None
+        """Book the gradients that the last backward pass left on the leaves.
+
+        Those of a split pass belong to the side of their rows; all others to ``side``.
+        """
+        self._book(side, _taken(self._leaves))
+        self._book("task", _taken(self._task_leaves))
+        if self._head_safe is not None and self._head_safe.grad is not None:
+            self._book("head", self._head_safe.grad)
+            self._head_safe.grad = None
+
+    def _book(self, key: str, gradient: Tensor | None) -> None:
+        if gradient is not None:
+            earlier = self._collected[key]
+            self._collected[key] = gradient if earlier is None else earlier + gradient
 
     def collected_everywhere(self) -> dict[str, Tensor]:
         """Return booked gradients for a reduction in place, zeros where this process has none.
 
         Every process returns the same keys, also one that had no sample in this step.
         """
-        self.product()
-        for key, leaf in (
-            ("verdict", self._product),
-            ("task", self._product),
-            ("head", self._head_safe),
-        ):
+        product = self.product()
+        for key, leaf in (("verdict", product), ("task", product), ("head", self._head_safe)):
             if self._collected[key] is None and leaf is not None:
                 self._collected[key] = torch.zeros_like(leaf)
         return {key: value for key, value in self._collected.items() if value is not None}
@@ -218,3 +248,13 @@ class GateBank(nn.Module):
             "mean_angle_safe": float(so8.angles(safe)[..., 0].mean()),
             "mean_angle_cmd": float(so8.angles(cmd)[..., 0].mean()),
         }
+
+
+def _taken(leaves: list[Tensor]) -> Tensor | None:
+    """Return the stacked gradients of ``leaves`` (zeros where one has none) and clear them."""
+    if all(leaf.grad is None for leaf in leaves):
+        return None
+    grads = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
+    for leaf in leaves:
+        leaf.grad = None
+    return torch.stack(grads)

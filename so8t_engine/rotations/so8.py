@@ -9,6 +9,8 @@ autocast would silently lose 16 bits.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -105,12 +107,80 @@ def angles(rotations: Tensor) -> Tensor:
     return torch.arccos(cosines.clamp(-1.0, 1.0))[..., 0::2]
 
 
-def apply(rotations: Tensor, x: Tensor) -> Tensor:
+class _BlockRotation(torch.autograd.Function):
+    """``y_k = R_k x_k`` for all blocks, as one batched product in each direction.
+
+    The general ``einsum`` copies its operands into another order; on the CPU in bfloat16 that made
+    a gate cost more than the layer around it (``benchmarks/engine_gate.py``). Here the products
+    read and write the hidden states in place. The gradient of the rotations can be kept apart for
+    two groups of rows, which is what routes two losses through one backward pass.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        first: Tensor | None,
+        second: Tensor | None,
+        cast: Tensor,
+        split: int | None,
+    ) -> Tensor:
+        ctx.save_for_backward(x, cast)
+        ctx.split = split
+        ctx.wide = first.dtype if first is not None else cast.dtype
+        return _blockwise(x, cast.transpose(-1, -2))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (upstream,) = gradients
+        x, cast = ctx.saved_tensors
+        split, shared = ctx.split, cast.shape[0] == 1
+        to_x = _blockwise(upstream, cast) if ctx.needs_input_grad[0] else None
+        sides: list[Tensor | None] = [None, None]
+        for side, rows in enumerate((slice(None, split), slice(split, None))):
+            if ctx.needs_input_grad[1 + side] and (side == 0 or split is not None):
+                sides[side] = _outer(upstream[rows], x[rows], shared).to(ctx.wide)
+        return to_x, *sides, None, None
+
+
+def _blockwise(x: Tensor, right: Tensor) -> Tensor:
+    """Return ``x_k @ right_k``; ``x`` is ``[..., 8K]``, ``right`` is ``[K or 1, 8, 8]``."""
+    with _no_autocast(x.device):
+        if right.shape[0] == 1:
+            return (x.reshape(-1, DIM) @ right[0]).view(x.shape)
+        blocks = x.reshape(-1, right.shape[0], DIM)
+        result = torch.empty_like(blocks, memory_format=torch.contiguous_format)
+        torch.bmm(blocks.transpose(0, 1), right, out=result.transpose(0, 1))
+        return result.view(x.shape)
+
+
+def _outer(upstream: Tensor, x: Tensor, shared: bool) -> Tensor:
+    """Return the gradient of the rotations, ``Σ_rows upstream_k x_kᵀ``, ``[K | 1, 8, 8]``."""
+    with _no_autocast(x.device):
+        if shared:
+            return (upstream.reshape(-1, DIM).transpose(0, 1) @ x.reshape(-1, DIM))[None]
+        blocks = x.shape[-1] // DIM
+        left = upstream.reshape(-1, blocks, DIM).permute(1, 2, 0)
+        return torch.bmm(left, x.reshape(-1, blocks, DIM).transpose(0, 1))
+
+
+def apply(
+    rotations: Tensor,
+    x: Tensor,
+    *,
+    second: Tensor | None = None,
+    cast: Tensor | None = None,
+    split: int | None = None,
+) -> Tensor:
     """Rotate every block of 8 consecutive channels: ``y_k = R_k x_k``.
 
     Args:
         rotations: ``[K, 8, 8]``, or ``[1, 8, 8]`` to share one rotation among all blocks.
         x: ``[..., 8K]``; the rotations are cast to its dtype, with gradient.
+        second: the same rotations again; receives the gradient of the rows from ``split`` on.
+        cast: ``rotations`` in the dtype of ``x``, if the caller has them.
+        split: where the rows of ``x`` (its first axis) part between ``rotations`` and ``second``;
+            None leaves all rows to ``rotations``.
 
     Returns:
         ``[..., 8K]`` in the dtype and on the device of ``x``.
@@ -121,12 +191,9 @@ def apply(rotations: Tensor, x: Tensor) -> Tensor:
     channels = x.shape[-1]
     if channels % DIM:
         raise ValueError(f"{channels} channels cannot be split into blocks of {DIM}")
-    blocks = channels // DIM
-    if rotations.shape[0] not in (1, blocks):
-        raise ValueError(f"{rotations.shape[0]} rotations for {blocks} blocks")
-    cast = rotations.to(device=x.device, dtype=x.dtype)
-    split = x.reshape(*x.shape[:-1], blocks, DIM)
-    with _no_autocast(x.device):
-        if rotations.shape[0] == 1:
-            return (split @ cast[0].transpose(0, 1)).reshape(x.shape)
-        return torch.einsum("kij,...kj->...ki", cast, split).reshape(x.shape)
+    if rotations.shape[0] not in (1, channels // DIM):
+        raise ValueError(f"{rotations.shape[0]} rotations for {channels // DIM} blocks")
+    if cast is None:
+        cast = rotations.detach().to(device=x.device, dtype=x.dtype)
+    result: Tensor = _BlockRotation.apply(x, rotations, second, cast, split)  # type: ignore[no-untyped-call]
+    return result

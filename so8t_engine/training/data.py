@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -39,11 +40,11 @@ class EncodedSample:
 
 @dataclass
 class TrainBatch:
-    """A collated micro-batch.
+    """The rows of one forward pass.
 
     Attributes:
         batch: what the model reads.
-        labels: ``[B]`` label indices.
+        labels: ``[V]`` label indices of the rows whose verdict is read.
         reply_rows, reply_positions, reply_targets: ``[N]`` each; where a reply token is predicted
             and which. Empty without a task loss.
     """
@@ -54,11 +55,8 @@ class TrainBatch:
     reply_positions: Tensor
     reply_targets: Tensor
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
     def to(self, device: torch.device) -> TrainBatch:
-        """Return the micro-batch on ``device``."""
+        """Return the rows on ``device``."""
         parts = (self.labels, self.reply_rows, self.reply_positions, self.reply_targets)
         return TrainBatch(self.batch.to(device), *(part.to(device) for part in parts))
 
@@ -145,6 +143,17 @@ class LengthBuckets(Sampler[list[int]]):
             yield batches[index][self.rank :: self.world].tolist()
 
 
+@dataclass
+class MicroBatch:
+    """What stands between two updates of the gradient: one pass, or one for each side."""
+
+    passes: list[TrainBatch]
+    samples: int
+
+    def __len__(self) -> int:
+        return self.samples
+
+
 class Collator:
     """Pads rows on the right and finds the positions of verdict and reply."""
 
@@ -153,7 +162,8 @@ class Collator:
         self.shared = shared
         self.pad_id = pad_id
 
-    def __call__(self, rows: list[EncodedSample]) -> TrainBatch:
+    def __call__(self, rows: list[EncodedSample], *, split: int | None = None) -> TrainBatch:
+        """Collate ``rows``; verdicts are read from the first ``split`` of them, or from all."""
         longest = max(len(row.ids) for row in rows) if rows else 1
         mask = torch.zeros(len(rows), longest, dtype=torch.bool)
         for number, row in enumerate(rows):
@@ -169,9 +179,10 @@ class Collator:
                 rows=self._rows(rows, longest),
                 mask=mask,
                 shared=self.shared,
-                last=torch.tensor([row.prompt - 1 for row in rows], dtype=torch.long),
+                last=torch.tensor([row.prompt - 1 for row in rows[:split]], dtype=torch.long),
+                split=split if split not in (None, len(rows)) else None,
             ),
-            labels=torch.tensor([row.label for row in rows], dtype=torch.long),
+            labels=torch.tensor([row.label for row in rows[:split]], dtype=torch.long),
             reply_rows=reply[:, 0],
             reply_positions=reply[:, 1],
             reply_targets=reply[:, 2],
@@ -189,6 +200,48 @@ class Collator:
         for number, row in enumerate(rows):
             ids[number, : len(row.ids)] = torch.tensor(row.ids, dtype=torch.long)
         return ids
+
+
+Passes = Literal["one", "split", "two"]
+
+
+class StepCollator:
+    """Collates what a training step reads, by the way its two losses are kept apart.
+
+    - ``one``: prompt and reply in one row; both losses share its gradient (``joint``), or only one
+      of them is on.
+    - ``split``: every prompt as a row of its own, and beside it, in the same pass, prompt and reply
+      of each sample that has a reply. One forward and one backward pass serve both sides, which is
+      what counts where each layer costs a fixed time (NF4 on CUDA).
+    - ``two``: the same rows in two passes without padding prompts to the length of replies, which
+      is what counts where each position costs the same (CPU).
+
+    Verdict and task gradients are those of two separate backward passes either way: a causal model
+    gives a prompt the same states whether or not a reply follows it.
+    """
+
+    def __init__(self, collator: Collator, passes: Passes = "one") -> None:
+        self.collator = collator
+        self.passes = passes
+
+    def __call__(self, rows: list[EncodedSample]) -> MicroBatch:
+        """Return the passes over ``rows``; none for no rows."""
+        if not rows:
+            return MicroBatch([], 0)
+        replies = [row for row in rows if len(row.ids) > row.prompt]
+        if self.passes == "one" or not replies:
+            return MicroBatch([self.collator(rows)], len(rows))
+        prompts = [_prompt_alone(row) for row in rows]
+        if self.passes == "split":
+            return MicroBatch([self.collator([*prompts, *replies], split=len(rows))], len(rows))
+        return MicroBatch([self.collator(prompts), self.collator(replies, split=0)], len(rows))
+
+
+def _prompt_alone(row: EncodedSample) -> EncodedSample:
+    if len(row.ids) == row.prompt:
+        return row
+    states = row.states[: row.prompt] if row.states is not None else None
+    return replace(row, ids=row.ids[: row.prompt], states=states)
 
 
 class EpochLoader(DataLoader[EncodedSample]):

@@ -212,25 +212,9 @@ def estimate(
     weights = in_memory * layer_weight_bytes(shapes, width, quantization)
     weights += matrices * matrix + shapes.hidden * width
 
-    spread = work.head if recomputed else 0
-    tokens = work.rows * (work.longest + spread) + (0 if recomputed else work.head)
-    first = layers[0]
-    trained = shapes.layers - first  # every layer above the first adapted one carries a gradient
-    one = kept_by_layer(shapes, spec, width, tokens)
-    boundary = tokens * shapes.hidden * width
-    if recomputed:
-        activations = trained * boundary + one
-    else:
-        activations = sum(
-            kept_by_layer(shapes, spec, width, tokens, lora=index in layers)
-            for index in range(first, shapes.layers)
-        )
-        keys = 2 * work.rows * (work.head + work.longest) * shapes.query * width
-        activations += trained * (keys if work.head else 0)
-    # Gradients on the way back: of the widest tensors of one layer.
-    activations += tokens * (2 * shapes.inner * width + shapes.inner * _WIDE) + 2 * boundary
-    pet = 3 * tokens * shapes.hidden * _WIDE if spec.loss.pet.weight else 0
-    logits = work.rows * work.reply * shapes.vocabulary * (width + 3 * _WIDE)
+    activations, logits = _step_bytes(
+        shapes, spec, work, layers, width=width, recomputed=recomputed, on_gpu=on_gpu
+    )
     dequantised = shapes.hidden * shapes.inner * width if quantization == "nf4" else 0
     learned = learned_numbers(shapes, spec, layers)
     eight_bit = spec.optim.optimizer == "paged_adamw_8bit" or (
@@ -238,7 +222,7 @@ def estimate(
     )
     parts = {
         "weights": weights,
-        "activations": activations + pet + dequantised,
+        "activations": activations + dequantised,
         "optimizer": learned * (2 * _WIDE + (2 if eight_bit else 2 * _WIDE)),
         "head and logits": logits,
     }
@@ -247,6 +231,47 @@ def estimate(
         return MemoryEstimate(device=parts | {"prefix cache": cache})
     lower = cut * layer_weight_bytes(shapes, width, quantization)
     return MemoryEstimate(device=parts, host={"prefix cache": cache, "lower layers": lower})
+
+
+def _step_bytes(
+    shapes: Shapes,
+    spec: TrainSpec,
+    work: Workload,
+    layers: list[int],
+    *,
+    width: int,
+    recomputed: bool,
+    on_gpu: bool,
+) -> tuple[int, int]:
+    """Return the bytes of activations, and what logits and losses need beyond them.
+
+    The peak is either in the loss, while logits (and the differences of PET) stand beside all that
+    the layers keep, or in the backward pass of one layer; the two never coincide.
+    """
+    loss = spec.loss
+    routed = loss.routing == "routed" and spec.model.gates and work.reply
+    split = routed and on_gpu and bool(loss.w_verdict or loss.w_danger)
+    rows = 2 * work.rows if split else work.rows  # prompts alone, then prompts with replies
+    spread = work.head if recomputed else 0
+    tokens = rows * (work.longest + spread) + (0 if recomputed else work.head)
+    trained = range(layers[0], shapes.layers)  # all of them carry a gradient
+    boundary = tokens * shapes.hidden * width
+    one = 0
+    if recomputed:
+        kept = len(trained) * boundary
+        one = kept_by_layer(shapes, spec, width, tokens)
+    else:
+        kept = sum(
+            kept_by_layer(shapes, spec, width, tokens, lora=index in layers) for index in trained
+        )
+        keys = 2 * rows * (work.head + work.longest) * shapes.query * width
+        kept += len(trained) * (keys if work.head else 0)
+    # Gradients on the way back: of the widest tensors of one layer.
+    backward = one + tokens * (2 * shapes.inner * width + shapes.inner * _WIDE) + 2 * boundary
+    prompts = work.rows * (work.longest + spread - (work.reply if split else 0))
+    pet = 3 * prompts * shapes.hidden * _WIDE if loss.pet.weight else 0
+    logits = work.rows * work.reply * shapes.vocabulary * (width + 3 * _WIDE)
+    return kept + backward, max(0, logits + pet - backward)
 
 
 def workload(spec: TrainSpec, lengths: Sequence[tuple[int, int]], head: int) -> Workload:
@@ -329,5 +354,5 @@ def measure_step(trainer: Any) -> Measurement:
     if cuda:
         torch.cuda.synchronize()
     peak = torch.cuda.max_memory_allocated() if cuda else peak_resident()
-    tokens = len(rows[0].ids) + len(trainer.collator.shared)
+    tokens = len(rows[0].ids) + len(trainer.collator.collator.shared)
     return Measurement(peak=int(peak), before=int(before), tokens=tokens)

@@ -195,7 +195,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers has no ty
         logits = verdict_logits(
             parts.model,
             parts.validation,
-            self.trainer.collator,
+            self.trainer.collator.collator,
             batch_size=max(16, self.trainer.spec.optim.batch_size),
             progress=lambda done, total: self._emit(
                 Progress(phase="evaluating", done=done, total=total, unit="samples")

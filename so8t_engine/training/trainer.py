@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
 from so8t_engine.model.adapter import load_adapter
-from so8t_engine.model.persona_model import PersonaModel
+from so8t_engine.model.persona_model import Batch, PersonaModel
 from so8t_engine.specs import TrainSpec
 from so8t_engine.training.checkpoints import load_tree, save_tree
 from so8t_engine.training.data import (
@@ -23,7 +23,10 @@ from so8t_engine.training.data import (
     EncodedSample,
     EpochLoader,
     LengthBuckets,
+    MicroBatch,
+    Passes,
     SampleSet,
+    StepCollator,
     TrainBatch,
 )
 from so8t_engine.training.losses import VerdictLoss, pet, pet_weight, rate_factor, task_loss
@@ -37,6 +40,7 @@ class PersonaTrainer(Trainer):  # type: ignore[misc]  # transformers has no type
 
     Attributes:
         parts: sums of the loss parts over the current optimizer step, by metric name.
+        collator: makes the passes of a micro-batch.
         frozen_safe: True once late freeze holds R_safe and the safety head still.
         step_samples: samples of the current optimizer step over all processes.
         last_grad_norm: norm of all gradients of the last step, before clipping.
@@ -57,18 +61,27 @@ class PersonaTrainer(Trainer):  # type: ignore[misc]  # transformers has no type
         self.persona = model
         self.spec = spec
         self.rows = rows
-        self.collator = collator
+        self.collator = StepCollator(collator, self._passes(model, spec))
         self.verdict_loss = verdict_loss
         self.parts: dict[str, float] = {}
         self.frozen_safe = False
         self.step_samples = 1
         self.last_grad_norm = 0.0
         super().__init__(
-            model=model, args=arguments, train_dataset=SampleSet(rows), data_collator=collator
+            model=model, args=arguments, train_dataset=SampleSet(rows), data_collator=self.collator
         )
         # The persona's parts are where they belong (some of them off the device), and gradients are
         # summed over processes by hand: neither placement nor a DDP wrapper is wanted.
         self.accelerator.prepare_model = lambda prepared, **_: prepared
+
+    @staticmethod
+    def _passes(model: PersonaModel, spec: TrainSpec) -> Passes:
+        """Return how the two losses of a step are kept apart, if they have to be."""
+        loss = spec.loss
+        verdict = bool(loss.w_verdict or loss.w_danger)
+        if loss.routing == "joint" or model.gates is None or not (verdict and loss.w_task):
+            return "one"
+        return "split" if model.device.type == "cuda" else "two"
 
     def _move_model_to_device(self, model: Any, device: torch.device) -> None:
         """Leave the parts of the model where they are."""
@@ -89,8 +102,8 @@ class PersonaTrainer(Trainer):  # type: ignore[misc]  # transformers has no type
         )
 
     def get_batch_samples(
-        self, epoch_iterator: Iterator[TrainBatch], num_batches: int, device: torch.device
-    ) -> tuple[list[TrainBatch], None]:
+        self, epoch_iterator: Iterator[MicroBatch], num_batches: int, device: torch.device
+    ) -> tuple[list[MicroBatch], None]:
         """Fetch the micro-batches of a step and count its samples over all processes."""
         batches = list(itertools.islice(epoch_iterator, num_batches))
         count = torch.tensor(sum(len(batch) for batch in batches), device=device)
@@ -102,45 +115,46 @@ class PersonaTrainer(Trainer):  # type: ignore[misc]  # transformers has no type
     # -- one step ------------------------------------------------------------------------------
 
     def training_step(
-        self, model: nn.Module, inputs: TrainBatch, num_items_in_batch: Any = None
+        self, model: nn.Module, inputs: MicroBatch, num_items_in_batch: Any = None
     ) -> Tensor:
         """Forward and backward of one micro-batch; returns its share of the step's loss."""
         persona = self.persona
         persona.train()
         total = torch.zeros((), device=persona.device)
-        if len(inputs):
-            verdict, task = self._losses(inputs.to(persona.device))
-            total = self._backward(verdict, task)
+        for rows in inputs.passes:
+            part = rows.to(persona.device)
+            total = total + self._backward(part, *self._losses(part))
         if self.accelerator.gradient_state.sync_gradients:
             self._finish_step()
         return total.to(self.args.device)
 
-    def _losses(self, micro: TrainBatch) -> tuple[Tensor | None, Tensor | None]:
+    def _losses(self, part: TrainBatch) -> tuple[Tensor | None, Tensor | None]:
         """Return the verdict side and the task side of the loss, each a scalar or None."""
         persona, spec = self.persona, self.spec.loss
         scale = 1.0 / self.step_samples
-        hidden, head = persona.hidden_states(micro.batch)
-        logits = persona.verdict_logits(hidden, micro.batch.last)
-        entropy, danger = self.verdict_loss(logits, micro.labels)
+        hidden, head = persona.hidden_states(part.batch)
         sides: dict[str, list[Tensor]] = {"verdict": [], "task": []}
-        if spec.w_verdict:
-            sides["verdict"].append(spec.w_verdict * entropy.sum() * scale)
-        if spec.w_danger:
-            sides["verdict"].append(spec.w_danger * danger.sum() * scale)
-        self._book("verdict_loss", entropy.sum() * scale)
-        self._book("danger_loss", danger.sum() * scale)
-        if spec.w_task and len(micro.reply_rows):
-            at_reply = hidden[micro.reply_rows, micro.reply_positions]
+        if len(part.labels):
+            logits = persona.verdict_logits(hidden, part.batch.last)
+            entropy, danger = self.verdict_loss(logits, part.labels)
+            if spec.w_verdict:
+                sides["verdict"].append(spec.w_verdict * entropy.sum() * scale)
+            if spec.w_danger:
+                sides["verdict"].append(spec.w_danger * danger.sum() * scale)
+            self._add("verdict_loss", entropy.sum() * scale)
+            self._add("danger_loss", danger.sum() * scale)
+        if spec.w_task and len(part.reply_rows):
+            at_reply = hidden[part.reply_rows, part.reply_positions]
             replies = task_loss(
-                persona.lm_logits(at_reply), micro.reply_targets, micro.reply_rows, len(micro)
+                persona.lm_logits(at_reply), part.reply_targets, part.reply_rows, len(hidden)
             )
             sides["task"].append(spec.w_task * replies.sum() * scale)
-            self._book("task_loss", replies.sum() * scale)
+            self._add("task_loss", replies.sum() * scale)
         weight = self._pet_weight()
-        if weight:
-            smoothness = self._pet(hidden, head, micro).sum() * scale
+        if weight and len(part.labels):
+            smoothness = self._pet(hidden, head, part.batch).sum() * scale
             sides["verdict" if sides["verdict"] else "task"].append(weight * smoothness)
-            self._book("pet", smoothness)
+            self._add("pet", smoothness)
         verdict, task = (torch.stack(terms).sum() if terms else None for terms in sides.values())
         return verdict, task
 
@@ -148,43 +162,32 @@ class PersonaTrainer(Trainer):  # type: ignore[misc]  # transformers has no type
         progress = self.state.global_step / max(1, self.state.max_steps)
         return pet_weight(self.spec.loss.pet, progress)
 
-    def _pet(self, hidden: Tensor, head: Tensor | None, micro: TrainBatch) -> Tensor:
-        mask = micro.batch.mask
+    def _pet(self, hidden: Tensor, head: Tensor | None, batch: Batch) -> Tensor:
+        """Return PET over each prompt, ``[V]``: the positions from which a verdict is read."""
+        count = len(batch.last)
+        positions = torch.arange(hidden.shape[1], device=hidden.device)
+        hidden, mask = hidden[:count], batch.mask[:count] & (positions <= batch.last[:, None])
         if head is not None:
-            hidden = torch.cat([head[None].expand(len(hidden), -1, -1), hidden], dim=1)
-            mask = torch.cat([mask.new_ones((len(mask), len(head))), mask], dim=1)
+            hidden = torch.cat([head[None].expand(count, -1, -1), hidden], dim=1)
+            mask = torch.cat([mask.new_ones((count, len(head))), mask], dim=1)
         return pet(hidden, mask)
 
-    def _backward(self, verdict: Tensor | None, task: Tensor | None) -> Tensor:
-        """Run the one or two backward passes and book their gradients to their side.
-
-        Routed training needs two passes only where both losses exist: a verdict loss alone has a
-        gradient for R_safe alone.
-        """
+    def _backward(self, part: TrainBatch, verdict: Tensor | None, task: Tensor | None) -> Tensor:
+        """Run the backward pass of one forward pass and book its gradients to their sides."""
         persona, routing = self.persona, self.spec.loss.routing
         losses = [loss for loss in (verdict, task) if loss is not None]
         if not losses:  # only the task loss is on, and no row of this micro-batch has a reply
             return torch.zeros((), device=persona.device)
         total = torch.stack(losses).sum()
-        common: list[Tensor] = [*persona.lora_parameters()]
-        leaves = persona.gates.leaves() if persona.gates is not None else []
-        head = persona.safety_head.weight
-        if verdict is not None and task is not None and (routing == "joint" or not leaves):
-            torch.autograd.backward(total, inputs=[*common, *leaves, head])
-            if persona.gates is not None:
-                persona.gates.collect("verdict")
+        inputs: list[Tensor] = [*persona.lora_parameters(), persona.safety_head.weight]
+        if persona.gates is None:
+            torch.autograd.backward(total, inputs=inputs)
         else:
-            if verdict is not None:
-                torch.autograd.backward(
-                    verdict, inputs=[*common, *leaves, head], retain_graph=task is not None
-                )
-                if persona.gates is not None:
-                    persona.gates.collect("verdict")
-            if task is not None:
-                torch.autograd.backward(task, inputs=[*common, *leaves])
-                if persona.gates is not None:
-                    persona.gates.collect("task")
-        self._book("loss", total)
+            routed = verdict is None or task is None or part.batch.split is not None
+            assert routed or routing == "joint", "two losses of a routed step share their rows"
+            torch.autograd.backward(total, inputs=[*inputs, *persona.gates.leaves()])
+            persona.gates.collect("task" if verdict is None else "verdict")
+        self._add("loss", total)
         return total.detach()
 
     def _finish_step(self) -> None:
@@ -229,7 +232,7 @@ class PersonaTrainer(Trainer):  # type: ignore[misc]  # transformers has no type
         dist.all_reduce(values)
         self.parts.update(zip(names, values.tolist(), strict=True))
 
-    def _book(self, name: str, value: Tensor) -> None:
+    def _add(self, name: str, value: Tensor) -> None:
         self.parts[name] = self.parts.get(name, 0.0) + float(value.detach())
 
     def take_parts(self) -> dict[str, float]:

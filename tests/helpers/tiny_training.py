@@ -26,6 +26,7 @@ from so8t_engine.specs import (
     ScheduleSpec,
     TrainSpec,
 )
+from so8t_engine.training.data import Passes
 from so8t_engine.workspace.personas import Persona, PersonaInfo
 from so8t_engine.workspace.runs import RunStore
 
@@ -193,9 +194,16 @@ def token_batch(
 
 
 def one_step(
-    model: PersonaModel, spec: TrainSpec, rows: Sequence[Any], cut: Sequence[int]
+    model: PersonaModel,
+    spec: TrainSpec,
+    rows: Sequence[Any],
+    cut: Sequence[int],
+    *,
+    passes: Passes | None = None,
 ) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     """Run one optimizer step's forward and backward, cut into micro-batches; no update.
+
+    ``passes`` replaces the way in which the trainer would keep the two losses apart.
 
     Returns the loss parts and the gradients by parameter name.
     """
@@ -222,12 +230,14 @@ def one_step(
             collator,
             VerdictLoss(spec.loss, [LABELS[row.label] for row in rows]),
         )
+    if passes is not None:
+        trainer.collator.passes = passes
     trainer.state.max_steps = 10
     trainer.step_samples = len(rows)
     start = 0
     for number, size in enumerate(cut):
         trainer.accelerator.gradient_state._set_sync_gradients(number == len(cut) - 1)
-        trainer.training_step(model, collator(list(rows[start : start + size])))
+        trainer.training_step(model, trainer.collator(list(rows[start : start + size])))
         start += size
     assert start == len(rows)
     gradients = {

@@ -14,6 +14,8 @@ from so8t_engine.training.data import (
     Collator,
     EncodedSample,
     LengthBuckets,
+    Passes,
+    StepCollator,
     encode_samples,
     token_batches,
 )
@@ -90,7 +92,34 @@ def test_collator_marks_verdict_and_reply_positions() -> None:
     assert batch.reply_rows.tolist() == [0, 0]
     assert batch.reply_positions.tolist() == [2, 3]
     assert batch.reply_targets.tolist() == [21, 22]
-    assert len(Collator(torch.tensor([1]), 0)([])) == 0
+
+
+@pytest.mark.parametrize("passes", ["split", "two"])
+def test_a_routed_step_gives_either_side_rows_of_its_own(passes: Passes) -> None:
+    rows = [
+        EncodedSample(ids=(11, 12, 13, 21, 22), prompt=3, label=0, truncated=False),
+        EncodedSample(ids=(14, 15), prompt=2, label=2, truncated=False),
+    ]
+    collate = StepCollator(Collator(torch.tensor([1, 2]), pad_id=99), passes)
+    micro = collate(rows)
+    assert len(micro) == 2
+    if passes == "split":
+        (both,) = micro.passes
+        assert both.batch.split == 2
+        assert both.batch.rows.tolist()[0] == [11, 12, 13, 99, 99]
+        assert both.batch.rows.tolist()[2] == [11, 12, 13, 21, 22]
+        assert both.labels.tolist() == [0, 2]
+        assert both.batch.last.tolist() == [2, 1]
+        assert both.reply_rows.tolist() == [2, 2]
+    else:
+        verdict, task = micro.passes
+        assert verdict.batch.split is None and task.batch.split == 0
+        assert verdict.batch.rows.tolist() == [[11, 12, 13], [14, 15, 99]]
+        assert task.batch.rows.tolist() == [[11, 12, 13, 21, 22]]
+        assert verdict.labels.tolist() == [0, 2] and not len(task.labels)
+        assert not len(verdict.reply_rows) and task.reply_rows.tolist() == [0, 0]
+    assert [len(part.labels) for part in collate(rows[1:]).passes] == [1]  # no reply, one pass
+    assert len(collate([])) == 0 and not collate([]).passes
 
 
 @pytest.mark.parametrize("target", ["", "response", "rationale"])

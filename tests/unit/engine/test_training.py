@@ -18,9 +18,20 @@ from so8t_engine.rotations.gate import GateBank
 from so8t_engine.rotations.recording import load_bank
 from so8t_engine.specs import LoraSpec, PetSpec
 from so8t_engine.training.checkpoints import verify
+from so8t_engine.training.data import EncodedSample, Passes
 from so8t_engine.workspace.personas import Persona
 from so8t_engine.workspace.runs import RunStore
-from tests.helpers.tiny_training import make_persona, make_samples, stop_at, tiny_spec, train
+from tests.helpers.tiny_training import (
+    build,
+    disturb,
+    load_tiny,
+    make_persona,
+    make_samples,
+    one_step,
+    stop_at,
+    tiny_spec,
+    train,
+)
 
 Bases = Callable[[str], Path]
 
@@ -131,6 +142,46 @@ def test_joint_and_routed_have_the_same_losses_before_the_first_update(
     assert first[0][1] != first[1][1]
 
 
+@pytest.mark.parametrize("passes", ["split", "two"])
+@pytest.mark.parametrize("way", ["shared_head", "spread_head", "recomputed"])
+@pytest.mark.parametrize("sharing", ["per_block", "shared"])
+def test_a_routed_step_equals_two_backward_passes_over_the_same_rows(
+    tiny_base: Bases, passes: Passes, way: str, sharing: str
+) -> None:
+    """The reference keeps prompt and reply in one row and runs either loss on its own."""
+    spec = tiny_spec(tiny_base("qwen2"), loss_pet=PetSpec(weight=0.3, factors=(1.0, 1.0, 1.0)))
+    model = disturb(build(load_tiny(tiny_base("qwen2")), sharing=sharing), size=0.3)
+    model.share_head = way == "shared_head"
+    if way == "recomputed":
+        model.recompute_activations()
+    rows = [
+        EncodedSample((5, 9, 14, 22, 31, 6), 4, 0, False),
+        EncodedSample((7, 3, 18), 3, 2, False),
+        EncodedSample((40, 41, 42, 43, 44, 45, 46, 8), 5, 1, False),
+    ]
+
+    def step(passes: Passes, **changes: float) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+        loss = msgspec.structs.replace(spec.loss, **changes)
+        return one_step(model, msgspec.structs.replace(spec, loss=loss), rows, [3], passes=passes)
+
+    parts, found = step(passes)
+    verdict_parts, verdict = step("one", w_task=0.0)
+    off = PetSpec(weight=0.0)
+    task_parts, task = step("one", w_verdict=0.0, w_danger=0.0, pet=off)
+    for name in ("verdict_loss", "danger_loss", "pet"):
+        assert parts[name] == pytest.approx(verdict_parts[name], rel=1e-4)
+    assert parts["task_loss"] == pytest.approx(task_parts["task_loss"], rel=1e-4)
+    assert parts["loss"] == pytest.approx(verdict_parts["loss"] + task_parts["loss"], rel=1e-4)
+    assert found["gates.theta_safe"].abs().max() > 1e-3 < found["gates.theta_cmd"].abs().max()
+    for name, gradient in found.items():
+        expected = verdict[name] + task[name]
+        if name == "gates.theta_safe":
+            expected = verdict[name]
+        elif name == "gates.theta_cmd":
+            expected = task[name]
+        torch.testing.assert_close(gradient, expected, rtol=2e-3, atol=2e-5, msg=name)
+
+
 @pytest.mark.parametrize("gates", [True, False])
 def test_micro_batches_without_any_reply_are_fine(
     tiny_base: Bases, tmp_path: Path, gates: bool
@@ -187,7 +238,7 @@ def test_split_of_a_step_into_micro_batches_changes_neither_loss_nor_gradient(
 ) -> None:
     from so8t_engine.model.prompt import PromptBuilder
     from so8t_engine.training.data import encode_samples
-    from tests.helpers.tiny_training import POLICY, build, disturb, load_tiny, one_step
+    from tests.helpers.tiny_training import POLICY
 
     samples = [sample for sample in make_samples(12) if sample.split == "train"][:6]
     base = load_tiny(tiny_base("qwen2"))
