@@ -7,6 +7,7 @@ time is the median over steps of forward, backward and update, the peak is that 
 (``torch.cuda.max_memory_allocated``), not of loading.
 
     python benchmarks/engine_7b.py --out benchmarks/results/7b.json
+    python benchmarks/engine_7b.py --pairs --repeats 20 --out benchmarks/results/7b-pairs.json
     python benchmarks/engine_7b.py --tiny --device cpu          # tries the script itself
 """
 
@@ -198,8 +199,8 @@ def measure(step: Callable[[], None], device: str, repeats: int) -> tuple[float,
     return statistics.median(times), torch.cuda.max_memory_allocated() if cuda else 0
 
 
-def run_arm(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Build one arm and measure it at both shapes."""
+def build_arm(name: str, options: argparse.Namespace) -> PersonaModel:
+    """Make the model of an arm, as it stands when training begins."""
     model_spec, oft = ARMS[name]
     base = random_nf4(config_of(options.tiny), options.device)
     torch.manual_seed(0)
@@ -214,6 +215,13 @@ def run_arm(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
         persona.offload(embeddings=cached, lm_head=False)
     gc.collect()
     torch.cuda.empty_cache()
+    return persona
+
+
+def run_arm(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Build one arm and measure it with each loss at both shapes."""
+    model_spec, _ = ARMS[name]
+    persona = build_arm(name, options)
     found = []
     for losses in losses_of(model_spec):
         for batch, tokens in SHAPES:
@@ -268,6 +276,72 @@ def measure_one(
     }
 
 
+def compare_pair(
+    left: str, right: str, losses: str, options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Build two arms at once and let them take steps in turn; return the ratios of step times.
+
+    Arms that are timed one after the other differ by whatever the host does meanwhile; here each
+    ratio is of two neighbouring steps.
+    """
+    found = []
+    plain = losses if losses in losses_of(ARMS[right][0]) else JOINT
+    personas = [build_arm(name, options) for name in (left, right)]
+    for batch, tokens in SHAPES:
+        with tempfile.TemporaryDirectory() as folder:
+            steps = []
+            for name, loss, persona in zip((left, right), (losses, plain), personas, strict=True):
+                spec = TrainSpec(
+                    model=ARMS[name][0], loss=LOSSES[loss], optim=OptimSpec(batch_size=batch)
+                )
+                cached = bool(persona.cut)
+                rows = samples(batch, tokens, persona, cached, reply=bool(spec.loss.w_task))
+                steps.append(make_step(persona, spec, rows, folder, cached))
+            times = [measure_in_turn(steps, options.device) for _ in range(options.repeats + 3)][3:]
+        ratios = sorted(first / second for first, second in times)
+        medians = [statistics.median(column) for column in zip(*times, strict=True)]
+        ratio = statistics.median(ratios)
+        print(
+            f"| {left} / {right} | {losses} | {batch}×{tokens} | {medians[0]:.0f} |"
+            f" {medians[1]:.0f} | {ratio:.3f} | {ratios[len(ratios) // 4]:.3f}"
+            f" to {ratios[-1 - len(ratios) // 4]:.3f} |",
+            flush=True,
+        )
+        found.append(
+            {"left": left, "right": right, "losses": losses, "batch": batch, "tokens": tokens,
+             "ratio": ratio, "times": times}
+        )  # fmt: skip
+    return found
+
+
+def measure_in_turn(steps: list[Callable[[], None]], device: str) -> tuple[float, ...]:
+    """Take one step of each and return their times in milliseconds."""
+    times = []
+    for step in steps:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append(1000 * (time.perf_counter() - start))
+    return tuple(times)
+
+
+def compare_pairs(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Compare all pairs of arms by neighbouring steps and print a table."""
+    print("| arms | losses | batch×tokens | ms | ms | ratio of neighbours, median | quartiles |")
+    print("|---|---|---|---|---|---|---|")
+    found: list[dict[str, Any]] = []
+    for left, right, _ in RATIOS:
+        for losses in options.losses:
+            if losses in losses_of(ARMS[left][0]):
+                found += compare_pair(left, right, losses, options)
+                gc.collect()
+                torch.cuda.empty_cache()
+    return found
+
+
 def main() -> None:
     """Measure all arms and print a table and the ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -275,10 +349,17 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--repeats", type=int, default=8)
     parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--losses", nargs="*", default=list(LOSSES), choices=list(LOSSES))
+    parser.add_argument(
+        "--pairs", action="store_true", help="ratios of neighbouring steps instead of the table"
+    )
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     where = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
     print(f"{where}, torch {torch.__version__}, transformers {transformers.__version__}")
+    if options.pairs:
+        save(options.out, where, compare_pairs(options))
+        return
     print("| arm | losses | batch×tokens | ms a step | peak GiB | estimated GiB | ratio |")
     print("|---|---|---|---|---|---|---|")
     found: list[dict[str, Any]] = []
@@ -295,11 +376,21 @@ def main() -> None:
                 if (left, losses, batch) in times and (right, plain, batch) in times:
                     ratio = times[left, losses, batch] / times[right, plain, batch]
                     print(f"{text}, {losses}, {batch}×{tokens}: {ratio:.3f}")
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        record = {"device": where, "torch": torch.__version__,
-                  "transformers": transformers.__version__, "rows": found}  # fmt: skip
-        options.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    save(options.out, where, found)
+
+
+def save(path: Path | None, where: str, rows: list[dict[str, Any]]) -> None:
+    """Write what was measured, with the versions that measured it."""
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record = {
+        "device": where,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "rows": rows,
+    }
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -151,6 +151,7 @@ class PersonaModel(nn.Module):
         self.safety_head = SafetyHead(config.hidden_size, float(norm.pow(2).mean().sqrt()))
         # A plain list, so that `.to(device)` on the model leaves the dropped layers where they are.
         self._prefix_store: list[nn.Module] | None = None
+        self._lora: list[nn.Parameter] | None = None
         self.share_head = True
         self._install_hooks()
         for part in (self.gates, self.safety_head):
@@ -377,9 +378,15 @@ class PersonaModel(nn.Module):
 
     def lora_parameters(self) -> Iterator[nn.Parameter]:
         """Yield the trainable LoRA matrices."""
-        for name, parameter in self.base.named_parameters():
-            if "lora_" in name and parameter.requires_grad:
-                yield parameter
+        if self._lora is None:  # found once: a walk through all modules a step is not free
+            named = self.base.named_parameters()
+            self._lora = [part for name, part in named if "lora_" in name and part.requires_grad]
+        yield from self._lora
+
+    def learned_parameters(self) -> list[nn.Parameter]:
+        """Return all that is learned: LoRA, the safety head and the generators."""
+        gates = list(self.gates.parameters()) if self.gates is not None else []
+        return [*self.lora_parameters(), self.safety_head.weight, *gates]
 
     def trainable_count(self) -> dict[str, int]:
         """Return how many numbers are learned, by part."""

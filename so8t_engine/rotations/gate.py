@@ -95,7 +95,7 @@ class GateBank(nn.Module):
         self._built_from: tuple[int, int] | None = None
         self._graph: tuple[Tensor, Tensor] | None = None
         self._product: Tensor | None = None
-        self._cast: Tensor | None = None
+        self._cast: list[Tensor] = []
         self._leaves: list[Tensor] = []
         self._task_leaves: list[Tensor] = []
         self._head_safe: Tensor | None = None
@@ -137,12 +137,13 @@ class GateBank(nn.Module):
         assert self._product is not None
         return self._product
 
-    def _product_like(self, x: Tensor) -> Tensor:
-        """Return all products in the dtype and on the device of ``x``, cast once."""
+    def _product_like(self, x: Tensor) -> list[Tensor]:
+        """Return the product of each gate in the dtype and on the device of ``x``, cast once."""
         product = self.product()
-        if self._cast is None or self._cast.dtype != x.dtype or self._cast.device != x.device:
-            self._cast = product.detach().to(device=x.device, dtype=x.dtype)
-        return self._cast
+        held = self._cast
+        if not held or held[0].dtype != x.dtype or held[0].device != x.device:
+            held = self._cast = list(product.detach().to(device=x.device, dtype=x.dtype))
+        return held
 
     def apply_product(self, index: int, x: Tensor, *, task_only: bool = False) -> Tensor:
         """Return ``R_cmd R_safe x`` by gate ``index``; ``x`` is ``[..., D]``, and so the result.

@@ -64,6 +64,7 @@ class PersonaTrainer(Trainer):  # type: ignore[misc]  # transformers has no type
         self.collator = StepCollator(collator, self._passes(model, spec))
         self.verdict_loss = verdict_loss
         self.parts: dict[str, float] = {}
+        self._sums: dict[str, Tensor] = {}
         self.frozen_safe = False
         self.step_samples = 1
         self.last_grad_norm = 0.0
@@ -119,7 +120,8 @@ class PersonaTrainer(Trainer):  # type: ignore[misc]  # transformers has no type
     ) -> Tensor:
         """Forward and backward of one micro-batch; returns its share of the step's loss."""
         persona = self.persona
-        persona.train()
+        if not persona.training:
+            persona.train()
         total = torch.zeros((), device=persona.device)
         for rows in inputs.passes:
             part = rows.to(persona.device)
@@ -193,17 +195,16 @@ class PersonaTrainer(Trainer):  # type: ignore[misc]  # transformers has no type
     def _finish_step(self) -> None:
         """After the last micro-batch: reduce over processes, reach θ, hold still what is frozen."""
         persona = self.persona
-        for name in self._part_names():
-            self.parts.setdefault(name, 0.0)
         if self.args.world_size > 1:
-            self._reduce()
+            self._reduce_gradients()
+        self.parts = self._summed_parts()
         self.parts["pet_weight"] = self._pet_weight()
         if persona.gates is not None:
             persona.gates.finish_step(self.spec.loss.routing)
-        for parameter in persona.parameters():
+        for parameter in persona.learned_parameters():
             # A gradient of zero and none at all differ for the optimizer's momentum; which of them
             # a process sees must not depend on how the step's samples are spread.
-            if parameter.requires_grad and parameter.grad is None:
+            if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         if self.state.global_step >= self.spec.schedule.late_freeze * self.state.max_steps:
             self.frozen_safe = True
@@ -216,7 +217,7 @@ class PersonaTrainer(Trainer):  # type: ignore[misc]  # transformers has no type
         names = ["danger_loss", "loss", "verdict_loss"]
         return names + ["task_loss"] * bool(spec.w_task) + ["pet"] * bool(self._pet_weight())
 
-    def _reduce(self) -> None:
+    def _reduce_gradients(self) -> None:
         """Sum all gradients over the processes; every term was divided by the global count."""
         persona = self.persona
         parameters = [*persona.lora_parameters(), persona.safety_head.weight]
@@ -227,13 +228,21 @@ class PersonaTrainer(Trainer):  # type: ignore[misc]  # transformers has no type
         if persona.gates is not None:
             for gradient in persona.gates.collected_everywhere().values():
                 dist.all_reduce(gradient)
+
+    def _summed_parts(self) -> dict[str, float]:
+        """Return the loss parts of this step over all micro-batches and processes."""
+        sums, self._sums = self._sums, {}
+        nothing = torch.zeros((), dtype=torch.float64, device=self.persona.device)
         names = self._part_names()
-        values = torch.tensor([self.parts[name] for name in names], device=persona.device)
-        dist.all_reduce(values)
-        self.parts.update(zip(names, values.tolist(), strict=True))
+        values = torch.stack([sums.get(name, nothing) for name in names])
+        if self.args.world_size > 1:
+            dist.all_reduce(values)
+        return dict(zip(names, values.tolist(), strict=True))
 
     def _add(self, name: str, value: Tensor) -> None:
-        self.parts[name] = self.parts.get(name, 0.0) + float(value.detach())
+        """Add to a loss part where it is: reading it now would make the CPU wait for the GPU."""
+        value = value.detach().double()
+        self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def take_parts(self) -> dict[str, float]:
         """Return the loss parts of the step that just ended, and start anew."""
