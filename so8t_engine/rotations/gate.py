@@ -26,6 +26,7 @@ from so8t_engine.rotations import so8
 Sharing = Literal["per_block", "shared"]
 Routing = Literal["routed", "joint"]
 Side = Literal["verdict", "task"]
+_LeafKey = tuple[int, torch.dtype, Side]
 HEAD = "head"
 
 
@@ -93,11 +94,10 @@ class GateBank(nn.Module):
     def invalidate(self) -> None:
         """Forget the current rotations; the next forward pass builds them anew."""
         self._built_from: tuple[int, int] | None = None
-        self._graph: tuple[Tensor, Tensor] | None = None
+        self._graph: Tensor | None = None
         self._product: Tensor | None = None
-        self._cast: list[Tensor] = []
-        self._leaves: list[Tensor] = []
-        self._task_leaves: list[Tensor] = []
+        self._grouped: dict[torch.dtype, Tensor] = {}
+        self._leaves: dict[_LeafKey, Tensor] = {}
         self._head_safe: Tensor | None = None
 
     def _versions(self) -> tuple[int, int]:
@@ -106,28 +106,25 @@ class GateBank(nn.Module):
 
     def rotations(self) -> tuple[Tensor, Tensor]:
         """Return ``(R_safe, R_cmd)``, both ``[G, K, 8, 8]`` float32, with gradient to θ."""
-        safe = so8.rotation(self.theta_safe, self._strength)
-        return safe, so8.rotation(self.theta_cmd, self._strength)
+        safe, cmd = self._both().unbind()
+        return safe, cmd
+
+    def _both(self) -> Tensor:
+        """Return R_safe and R_cmd of all gates from one exponential, ``[2, G, K, 8, 8]``."""
+        return so8.rotation(torch.stack([self.theta_safe, self.theta_cmd]), self._strength)
 
     def _build(self) -> None:
         self.invalidate()
         self._built_from = self._versions()
-        head = self.index(HEAD) if HEAD in self.names else None
-        if self.training and torch.is_grad_enabled():
-            safe, cmd = self.rotations()
-            product = so8.compose(cmd, safe)
-            self._graph = (safe, product)
-            self._product = product.detach()
-            self._leaves = [gate.detach().requires_grad_() for gate in self._product]
-            self._task_leaves = [gate.detach().requires_grad_() for gate in self._product]
-            if head is not None:
-                self._head_safe = safe[head].detach().requires_grad_()
-        else:
-            with torch.no_grad():
-                safe, cmd = self.rotations()
-                self._product = so8.compose(cmd, safe)
-                if head is not None:
-                    self._head_safe = safe[head]
+        learning = self.training and torch.is_grad_enabled()
+        with torch.set_grad_enabled(learning):
+            both = self._both()
+        safe, cmd = both.detach().unbind()
+        self._product = so8.compose(cmd, safe)
+        if learning:
+            self._graph = both
+        if HEAD in self.names:
+            self._head_safe = safe[self.index(HEAD)].clone().requires_grad_(learning)
 
     def product(self) -> Tensor:
         """Return ``R_cmd R_safe`` of all gates, ``[G, K, 8, 8]`` float32, for the forward pass."""
@@ -137,13 +134,23 @@ class GateBank(nn.Module):
         assert self._product is not None
         return self._product
 
-    def _product_like(self, x: Tensor) -> list[Tensor]:
-        """Return the product of each gate in the dtype and on the device of ``x``, cast once."""
+    def _leaf(self, index: int, x: Tensor, side: Side) -> Tensor:
+        """Return the product of one gate as :func:`so8t_engine.rotations.so8.grouped` has it.
+
+        It has the dtype and device of ``x``, is cast once, and collects gradients of one side.
+        """
         product = self.product()
-        held = self._cast
-        if not held or held[0].dtype != x.dtype or held[0].device != x.device:
-            held = self._cast = list(product.detach().to(device=x.device, dtype=x.dtype))
-        return held
+        key = (index, x.dtype, side)
+        leaf = self._leaves.get(key)
+        if leaf is None or leaf.device != x.device:
+            groups = self._grouped.get(x.dtype)
+            if groups is None or groups.device != x.device:
+                groups = so8.grouped(product, self.hidden_size // so8.DIM)
+                groups = groups.to(device=x.device, dtype=x.dtype)
+                self._grouped[x.dtype] = groups
+            leaf = groups[index].detach().requires_grad_(self._graph is not None)
+            self._leaves[key] = leaf
+        return leaf
 
     def apply_product(self, index: int, x: Tensor, *, task_only: bool = False) -> Tensor:
         """Return ``R_cmd R_safe x`` by gate ``index``; ``x`` is ``[..., D]``, and so the result.
@@ -151,12 +158,11 @@ class GateBank(nn.Module):
         While :attr:`split` is set, the first ``split`` rows of ``x`` give their gradient to the
         verdict side and the others to the task side; with ``task_only`` all rows to the latter.
         """
-        cast = self._product_like(x)[index]
-        if not self._leaves:
-            return so8.apply(cast, x, cast=cast)
+        first = self._leaf(index, x, "verdict")
         split = 0 if task_only and self.split is not None else self.split
-        second = self._task_leaves[index] if split is not None else None
-        return so8.apply(self._leaves[index], x, second=second, cast=cast, split=split)
+        if split is None:
+            return so8.apply_groups(first, x)
+        return so8.apply_groups(first, x, second=self._leaf(index, x, "task"), split=split)
 
     def apply_head_safe(self, x: Tensor) -> Tensor:
         """Return ``R_safe x`` by the head gate; ``x`` is ``[..., D]``."""
@@ -165,22 +171,33 @@ class GateBank(nn.Module):
         return so8.apply(self._head_safe, x)
 
     def leaves(self) -> list[Tensor]:
-        """Return the detached rotations that a backward pass has to reach."""
-        self.product()
-        second = self._task_leaves if self.split is not None else []
+        """Return what the backward pass has to reach: the rotations of the last forward pass."""
         head = [self._head_safe] if self._head_safe is not None else []
-        return [*self._leaves, *second, *head]
+        return [*self._leaves.values(), *head]
 
     def collect(self, side: Side) -> None:
         """Book the gradients that the last backward pass left on the leaves.
 
         Those of a split pass belong to the side of their rows; all others to ``side``.
         """
-        self._book(side, _taken(self._leaves))
-        self._book("task", _taken(self._task_leaves))
+        self._book(side, self._taken("verdict"))
+        self._book("task", self._taken("task"))
         if self._head_safe is not None and self._head_safe.grad is not None:
             self._book("head", self._head_safe.grad)
             self._head_safe.grad = None
+
+    def _taken(self, side: Side) -> Tensor | None:
+        """Return and clear the gradients of the leaves of one side, ``[G, K, 8, 8]`` float32."""
+        found: dict[int, Tensor] = {}
+        for (index, _, owner), leaf in self._leaves.items():
+            if owner == side and leaf.grad is not None:
+                found[index] = found[index] + leaf.grad if index in found else leaf.grad
+                leaf.grad = None
+        if not found:
+            return None
+        some = next(iter(found.values()))
+        groups = [found.get(index, torch.zeros_like(some)) for index in range(len(self.names))]
+        return so8.ungrouped(_stacked(groups), shared=self.sharing == "shared")
 
     def _book(self, key: str, gradient: Tensor | None) -> None:
         if gradient is not None:
@@ -207,31 +224,25 @@ class GateBank(nn.Module):
         """
         verdict, task, head = (self._collected[key] for key in ("verdict", "task", "head"))
         self._collected = dict.fromkeys(self._collected)
-        if self._graph is None:
-            return
-        safe, product = self._graph
-        if routing == "joint":
-            both = [part for part in (verdict, task) if part is not None]
-            verdict = task = torch.stack(both).sum(0) if both else None
-        outputs, gradients = [], []
-        if verdict is not None:
-            outputs.append(product)
-            gradients.append(verdict)
-        if head is not None:
-            outputs.append(safe[self.index(HEAD)])
-            gradients.append(head)
-        if outputs:
-            self._accumulate(self.theta_safe, outputs, gradients)
-        if task is not None:
-            self._accumulate(self.theta_cmd, [product], [task])
+        both, self._graph = self._graph, None
+        thetas = [self.theta_safe, self.theta_cmd]
+        if both is not None and not (verdict is None and task is None and head is None):
+            if routing == "joint":
+                parts = [part for part in (verdict, task) if part is not None]
+                verdict = task = torch.stack(parts).sum(0) if parts else None
+            safe, cmd = both.detach().unbind()
+            upstream = torch.zeros_like(both)
+            if verdict is not None:
+                upstream[0] = so8.compose(cmd.mT, verdict)
+            if head is not None:
+                upstream[0, self.index(HEAD)] += head
+            if task is not None:
+                upstream[1] = so8.compose(task, safe.mT)
+            for theta, gradient in zip(
+                thetas, torch.autograd.grad(both, thetas, upstream), strict=True
+            ):
+                theta.grad = gradient if theta.grad is None else theta.grad + gradient
         self.invalidate()
-
-    @staticmethod
-    def _accumulate(theta: nn.Parameter, outputs: list[Tensor], gradients: list[Tensor]) -> None:
-        if not theta.requires_grad:
-            return
-        (gradient,) = torch.autograd.grad(outputs, theta, gradients, retain_graph=True)
-        theta.grad = gradient if theta.grad is None else theta.grad + gradient
 
     @torch.no_grad()
     def health(self) -> dict[str, float]:
@@ -251,11 +262,8 @@ class GateBank(nn.Module):
         }
 
 
-def _taken(leaves: list[Tensor]) -> Tensor | None:
-    """Return the stacked gradients of ``leaves`` (zeros where one has none) and clear them."""
-    if all(leaf.grad is None for leaf in leaves):
-        return None
-    grads = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
-    for leaf in leaves:
-        leaf.grad = None
-    return torch.stack(grads)
+def _stacked(gradients: list[Tensor]) -> Tensor:
+    """Stack gradients and widen them to float32; under autocast their dtypes may differ."""
+    if len({gradient.dtype for gradient in gradients}) > 1:
+        gradients = [gradient.float() for gradient in gradients]
+    return torch.stack(gradients).float()

@@ -10,6 +10,7 @@ autocast would silently lose 16 bits.
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import Any
 
 import torch
@@ -114,80 +115,128 @@ def angles(rotations: Tensor) -> Tensor:
     return torch.arccos(cosines.clamp(-1.0, 1.0))[..., 0::2]
 
 
-class _BlockRotation(torch.autograd.Function):
-    """``y_k = R_k x_k`` for all blocks, as one batched product in each direction.
+def grouped(rotations: Tensor, blocks: int) -> Tensor:
+    """Return neighbouring blocks together as block-diagonal matrices, with gradient.
+
+    Products with 8x8 matrices leave matrix units idle; up to 8 blocks side by side fill them, and
+    the zeros between cost less than that (``benchmarks/engine_gate.py``).
+
+    Args:
+        rotations: ``[..., blocks, 8, 8]``, or ``[..., 1, 8, 8]`` for one that all blocks share.
+        blocks: how many blocks of 8 channels there are.
+
+    Returns:
+        ``[..., blocks / m, 8m, 8m]`` with the largest m among 8, 4, 2, 1 that divides ``blocks``;
+        ``[..., 1, 64, 64]`` for a shared one where m is 8.
+    """
+    together = math.gcd(blocks, DIM)
+    if rotations.shape[-3] == 1:
+        copies = DIM if together == DIM else blocks
+        rotations = rotations.expand(*rotations.shape[:-3], copies, DIM, DIM)
+    count = rotations.shape[-3]
+    parts = rotations.reshape(*rotations.shape[:-3], count // together, together, DIM, DIM)
+    spread = torch.diag_embed(parts.movedim(-3, -1), dim1=-4, dim2=-2)
+    return spread.reshape(*spread.shape[:-4], together * DIM, together * DIM)
+
+
+def ungrouped(groups: Tensor, *, shared: bool) -> Tensor:
+    """Return the gradient of rotations from that of :func:`grouped`'s result.
+
+    Args:
+        groups: ``[..., n, 8m, 8m]``.
+        shared: all blocks share one rotation, whose gradient is the sum.
+
+    Returns:
+        ``[..., n · m, 8, 8]``, or ``[..., 1, 8, 8]``.
+    """
+    together = groups.shape[-1] // DIM
+    shape = (*groups.shape[:-2], together, DIM, together, DIM)
+    diagonal = torch.diagonal(groups.reshape(shape), dim1=-4, dim2=-2).movedim(-1, -3)
+    blocks = diagonal.reshape(*groups.shape[:-3], -1, DIM, DIM).contiguous()
+    return blocks.sum(-3, keepdim=True) if shared else blocks
+
+
+class _GroupRotation(torch.autograd.Function):
+    """``y_g = R_g x_g`` for all groups of channels, as one batched product in each direction.
 
     The general ``einsum`` copies its operands into another order; on the CPU in bfloat16 that made
-    a gate cost more than the layer around it (``benchmarks/engine_gate.py``). Here the products
-    read and write the hidden states in place. The gradient of the rotations can be kept apart for
-    two groups of rows, which is what routes two losses through one backward pass.
+    a gate cost more than the layer around it. Here the products read and write the hidden states
+    in place. The gradient of the rotations can be kept apart for two groups of rows, which is what
+    routes two losses through one backward pass.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        first: Tensor | None,
-        second: Tensor | None,
-        cast: Tensor,
-        split: int | None,
-    ) -> Tensor:
-        ctx.save_for_backward(x, cast)
+    def forward(ctx: Any, x: Tensor, first: Tensor, second: Tensor, split: int | None) -> Tensor:
+        ctx.save_for_backward(x, first)
         ctx.split = split
-        ctx.wide = first.dtype if first is not None else cast.dtype
-        return _blockwise(x, cast.transpose(-1, -2))
+        return _groupwise(x, first.transpose(-1, -2))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (upstream,) = gradients
-        x, cast = ctx.saved_tensors
-        split, shared = ctx.split, cast.shape[0] == 1
-        to_x = _blockwise(upstream, cast) if ctx.needs_input_grad[0] else None
-        sides: list[Tensor | None] = [None, None]
-        for side, rows in enumerate((slice(None, split), slice(split, None))):
-            if ctx.needs_input_grad[1 + side] and (side == 0 or split is not None):
-                sides[side] = _outer(upstream[rows], x[rows], shared).to(ctx.wide)
-        return to_x, *sides, None, None
+        x, first = ctx.saved_tensors
+        split = ctx.split
+        wants_x, wants_first, wants_second, _ = ctx.needs_input_grad
+        to_x = _groupwise(upstream, first) if wants_x else None
+        to_first = to_second = None
+        if wants_first and split is None:
+            to_first = _outer(upstream, x, first)
+        elif wants_first and split:
+            to_first = _outer(upstream[:split], x[:split], first)
+        if wants_second and split is not None:
+            to_second = _outer(upstream[split:], x[split:], first)
+        return to_x, to_first, to_second, None
 
 
-def _blockwise(x: Tensor, right: Tensor) -> Tensor:
-    """Return ``x_k @ right_k``; ``x`` is ``[..., 8K]``, ``right`` is ``[K or 1, 8, 8]``."""
+def _groupwise(x: Tensor, right: Tensor) -> Tensor:
+    """Return ``x_g @ right_g``; ``x`` is ``[..., D]``, ``right`` ``[n, b, b]`` (n = 1: for all)."""
     with _no_autocast(x.device):
-        if right.shape[0] == 1:
-            return (x.reshape(-1, DIM) @ right[0]).view(x.shape)
-        blocks = x.reshape(-1, right.shape[0], DIM)
-        result = torch.empty_like(blocks, memory_format=torch.contiguous_format)
-        torch.bmm(blocks.transpose(0, 1), right, out=result.transpose(0, 1))
+        count, width = right.shape[0], right.shape[-1]
+        if count == 1:
+            return (x.reshape(-1, width) @ right[0]).view(x.shape)
+        groups = x.reshape(-1, count, width)
+        result = torch.empty_like(groups, memory_format=torch.contiguous_format)
+        torch.bmm(groups.transpose(0, 1), right, out=result.transpose(0, 1))
         return result.view(x.shape)
 
 
-def _outer(upstream: Tensor, x: Tensor, shared: bool) -> Tensor:
-    """Return the gradient of the rotations, ``Σ_rows upstream_k x_kᵀ``, ``[K | 1, 8, 8]``."""
+def _outer(upstream: Tensor, x: Tensor, like: Tensor) -> Tensor:
+    """Return the gradient of the groups, ``Σ_rows upstream_g x_gᵀ``, shaped as ``like``."""
     with _no_autocast(x.device):
-        if shared:
-            return (upstream.reshape(-1, DIM).transpose(0, 1) @ x.reshape(-1, DIM))[None]
-        blocks = x.shape[-1] // DIM
-        left = upstream.reshape(-1, blocks, DIM).permute(1, 2, 0)
-        return torch.bmm(left, x.reshape(-1, blocks, DIM).transpose(0, 1))
+        count, width = like.shape[0], like.shape[-1]
+        if count == 1:
+            return (upstream.reshape(-1, width).transpose(0, 1) @ x.reshape(-1, width))[None]
+        left = upstream.reshape(-1, count, width).permute(1, 2, 0)
+        return torch.bmm(left, x.reshape(-1, count, width).transpose(0, 1))
 
 
-def apply(
-    rotations: Tensor,
-    x: Tensor,
-    *,
-    second: Tensor | None = None,
-    cast: Tensor | None = None,
-    split: int | None = None,
+def apply_groups(
+    groups: Tensor, x: Tensor, *, second: Tensor | None = None, split: int | None = None
 ) -> Tensor:
+    """Rotate the channels of ``x`` by rotations that :func:`grouped` has put together.
+
+    Args:
+        groups: ``[n, b, b]`` in the dtype of ``x``.
+        x: ``[..., D]``.
+        second: the same groups again; receives the gradient of the rows from ``split`` on.
+        split: where the rows of ``x`` (its first axis) part between ``groups`` and ``second``;
+            None leaves all rows to ``groups``.
+
+    Returns:
+        ``[..., D]`` in the dtype and on the device of ``x``.
+    """
+    result: Tensor = _GroupRotation.apply(  # type: ignore[no-untyped-call]
+        x, groups, groups if second is None else second, split
+    )
+    return result
+
+
+def apply(rotations: Tensor, x: Tensor) -> Tensor:
     """Rotate every block of 8 consecutive channels: ``y_k = R_k x_k``.
 
     Args:
         rotations: ``[K, 8, 8]``, or ``[1, 8, 8]`` to share one rotation among all blocks.
         x: ``[..., 8K]``; the rotations are cast to its dtype, with gradient.
-        second: the same rotations again; receives the gradient of the rows from ``split`` on.
-        cast: ``rotations`` in the dtype of ``x``, if the caller has them.
-        split: where the rows of ``x`` (its first axis) part between ``rotations`` and ``second``;
-            None leaves all rows to ``rotations``.
 
     Returns:
         ``[..., 8K]`` in the dtype and on the device of ``x``.
@@ -198,9 +247,7 @@ def apply(
     channels = x.shape[-1]
     if channels % DIM:
         raise ValueError(f"{channels} channels cannot be split into blocks of {DIM}")
-    if rotations.shape[0] not in (1, channels // DIM):
-        raise ValueError(f"{rotations.shape[0]} rotations for {channels // DIM} blocks")
-    if cast is None:
-        cast = rotations.detach().to(device=x.device, dtype=x.dtype)
-    result: Tensor = _BlockRotation.apply(x, rotations, second, cast, split)  # type: ignore[no-untyped-call]
-    return result
+    blocks = channels // DIM
+    if rotations.shape[0] not in (1, blocks):
+        raise ValueError(f"{rotations.shape[0]} rotations for {blocks} blocks")
+    return apply_groups(grouped(rotations, blocks).to(device=x.device, dtype=x.dtype), x)

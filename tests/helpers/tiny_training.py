@@ -163,13 +163,14 @@ def disturb(model: PersonaModel, *, seed: int = 11, size: float = 0.3) -> Person
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         if model.gates is not None:
-            model.gates.theta_safe.normal_(0, size, generator=generator)
-            model.gates.theta_cmd.normal_(0, size, generator=generator)
+            for theta in (model.gates.theta_safe, model.gates.theta_cmd):
+                theta.copy_(torch.empty(theta.shape).normal_(0, size, generator=generator))
             model.gates.invalidate()
         for parameter in model.lora_parameters():
             noise = torch.empty(parameter.shape).normal_(0, 0.1, generator=generator)
-            parameter.add_(noise.to(parameter.dtype))
-        model.safety_head.weight.normal_(0, 1.0, generator=generator)
+            parameter.add_(noise.to(parameter))
+        weight = model.safety_head.weight
+        weight.copy_(torch.empty(weight.shape).normal_(0, 1.0, generator=generator))
     return model
 
 

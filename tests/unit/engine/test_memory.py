@@ -81,9 +81,10 @@ def kept_bytes(model: PersonaModel, tokens: int, rows: int) -> int:
         return tensor
 
     model.train()
-    if model.gates is not None:
-        constant |= {leaf.untyped_storage().data_ptr() for leaf in model.gates.leaves()}
     batch = token_batch([list(range(3, 3 + tokens))] * rows)
+    if model.gates is not None:
+        model.hidden_states(batch)  # puts the gates' own matrices where they stay for the step
+        constant |= {leaf.untyped_storage().data_ptr() for leaf in model.gates.leaves()}
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         model.hidden_states(batch)
     return sum(seen.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -184,3 +185,40 @@ def test_wrong_shapes_are_refused(rotations: int, channels: int, sentence: str) 
         so8.apply(torch.eye(8).expand(rotations, 8, 8), torch.zeros(1, channels))
     with pytest.raises(ValueError, match="expected 28 free numbers"):
         so8.generator(torch.zeros(27))
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3, 4, 12, 16, 72])
+@pytest.mark.parametrize("shared", [False, True])
+def test_grouping_changes_neither_product_nor_gradient(blocks: int, shared: bool) -> None:
+    theta = torch.randn(1 if shared else blocks, so8.FREE, dtype=torch.float64)
+    rotations = so8.rotation(theta).requires_grad_()
+    x = torch.randn(5, 8 * blocks, dtype=torch.float64, requires_grad=True)
+    dense = torch.block_diag(*rotations.expand(blocks, 8, 8))
+    expected = x @ dense.T
+    found = so8.apply(rotations, x)
+    torch.testing.assert_close(found, expected)
+    upstream = torch.randn_like(expected)
+    wanted = torch.autograd.grad(expected, (rotations, x), upstream, retain_graph=True)
+    got = torch.autograd.grad(found, (rotations, x), upstream)
+    for one, other in zip(got, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+    groups = so8.grouped(rotations.detach(), blocks)
+    assert groups.shape[-1] == 8 * math.gcd(blocks, 8)
+    copies = groups.shape[0] * groups.shape[-1] // 8 if shared else 1
+    back = so8.ungrouped(groups, shared=shared)
+    torch.testing.assert_close(back, rotations.detach() * copies)
+
+
+def test_rows_on_either_side_of_the_split_give_their_gradient_apart() -> None:
+    groups = so8.grouped(so8.rotation(torch.randn(3, so8.FREE, dtype=torch.float64)), 3)
+    first, second = (groups.clone().requires_grad_() for _ in range(2))
+    x = torch.randn(4, 2, 24, dtype=torch.float64)
+    upstream = torch.randn_like(x)
+    for split in (0, 1, 4):
+        found = so8.apply_groups(first, x, second=second, split=split)
+        parts = torch.autograd.grad(found, (first, second), upstream, allow_unused=True)
+        for part, rows in zip(parts, (slice(None, split), slice(split, None)), strict=True):
+            alone = groups.clone().requires_grad_()
+            out = so8.apply_groups(alone, x[rows])
+            (expected,) = torch.autograd.grad(out, alone, upstream[rows])
+            torch.testing.assert_close(torch.zeros_like(alone) if part is None else part, expected)
