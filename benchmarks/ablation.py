@@ -75,13 +75,15 @@ def _measure(task: dict[str, Any], folder: Path) -> dict[str, Any]:
     from so8t_engine.jobs.runtime import quiet_libraries
     from so8t_engine.labels import LABEL_INDEX, parse_label
     from so8t_engine.model.decider import Decider
+    from so8t_engine.resources import resource_root
     from so8t_engine.verdict import OperatingPoint, probabilities
-    from so8t_engine.workspace.workspace import Workspace
+    from so8t_engine.workspace.workspace import STARTER, Workspace
 
     quiet_libraries()
     torch.set_num_threads(task["threads"])
     spec = overridden(task["preset"], task["overrides"], task["seed"])
-    persona = Workspace.open(folder, exclusive=False).create_persona("ablation")
+    starter = resource_root() / "personas" / STARTER  # its policy text is part of every request
+    persona = Workspace.open(folder, exclusive=False).create_persona("ablation", template=starter)
     shutil.copy(task["train"], persona.dataset_path)
     errors: list[str] = []
 
