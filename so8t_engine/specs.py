@@ -95,6 +95,10 @@ class LossSpec(_Spec, frozen=True):
     task_target: Annotated[
         Literal["response", "rationale"], Meta(description="The text that the task loss reads.")
     ] = "response"
+    task_share: Annotated[
+        Fraction,
+        Meta(description="Share of the samples whose text the task loss reads, drawn by seed."),
+    ] = 1.0
     class_weights: Annotated[
         Literal["balanced", "none"], Meta(description="Inverse-frequency weights per label.")
     ] = "balanced"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -62,20 +63,40 @@ class TrainBatch:
 
 
 def encode_samples(
-    samples: Sequence[Sample], prompts: PromptBuilder, *, task_target: str = ""
+    samples: Sequence[Sample],
+    prompts: PromptBuilder,
+    *,
+    task_target: str = "",
+    task_share: float = 1.0,
+    seed: int = 0,
 ) -> list[EncodedSample]:
-    """Tokenise samples; ``task_target`` (``response`` or ``rationale``) appends that text."""
+    """Tokenise samples.
+
+    Args:
+        samples: what to encode.
+        prompts: the persona's template and policy.
+        task_target: ``response`` or ``rationale`` appends that text.
+        task_share: share of the samples to which it is appended; a random number from sample id
+            and ``seed`` decides, so that other samples change nothing about one.
+        seed: seed of that draw.
+    """
     encoded = []
     for sample in samples:
         request = prompts.encode(sample.context, sample.request)
         ids = request.ids
         text = getattr(sample, task_target) if task_target else ""
-        if text:
+        if text and _drawn(sample.id, seed) < task_share:
             ids = (*ids, *prompts.encode_reply(text, limit=MAX_REPLY_TOKENS))
         encoded.append(
             EncodedSample(ids, len(request.ids), LABEL_INDEX[sample.label], request.truncated)
         )
     return encoded
+
+
+def _drawn(identifier: str, seed: int) -> float:
+    """Return a number in [0, 1) that depends on its arguments alone."""
+    digest = hashlib.blake2b(f"{seed}:{identifier}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
 
 
 def token_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:

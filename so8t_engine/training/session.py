@@ -212,7 +212,9 @@ class TrainingSession:
         policy = self.run_store.policy() if spec.data.include_policy else ""
         prompts = PromptBuilder(base.tokenizer, policy, max_tokens=spec.data.max_tokens)
         target = spec.loss.task_target if spec.loss.w_task else ""
-        rows = encode_samples(train, prompts, task_target=target)
+        rows = encode_samples(
+            train, prompts, task_target=target, task_share=spec.loss.task_share, seed=spec.seed
+        )
         held_out = encode_samples(validation, prompts)
         self._memory.note(base, rows, len(prompts.head))
         if longest:

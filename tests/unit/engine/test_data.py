@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -149,3 +151,21 @@ def test_token_batches_cover_every_row_once_within_the_budget(
     for group in groups:
         padded = len(group) * max(lengths[index] for index in group)
         assert padded <= budget or len(group) == 1
+
+
+def test_a_share_of_the_replies_is_drawn_by_seed_and_sample_alone() -> None:
+    prompts = PromptBuilder(tiny_tokenizer(), POLICY, max_tokens=96)
+    samples = [sample for sample in make_samples(400, validation=0) if sample.response]
+
+    def with_reply(chosen: list[Any], share: float, seed: int) -> set[str]:
+        rows = encode_samples(chosen, prompts, task_target="response", task_share=share, seed=seed)
+        pairs = zip(rows, chosen, strict=True)
+        return {sample.id for row, sample in pairs if len(row.ids) > row.prompt}
+
+    quarter = with_reply(samples, 0.25, 3)
+    assert 0.15 < len(quarter) / len(samples) < 0.35
+    assert with_reply(samples[::-1][:50], 0.25, 3) == quarter & {s.id for s in samples[::-1][:50]}
+    assert with_reply(samples, 0.25, 4) != quarter
+    assert quarter < with_reply(samples, 0.5, 3)
+    assert not with_reply(samples, 0.0, 3)
+    assert len(with_reply(samples, 1.0, 3)) == len(samples)
