@@ -323,10 +323,21 @@ def child_environment(**more: str) -> dict[str, str]:
 
 
 def call(setup: Setup, arguments: list[str], environment: dict[str, str]) -> int:
-    """Run the environment's Python in the source folder and return its exit code."""
-    return subprocess.run(
-        [str(setup.python), *arguments], cwd=setup.root, env=environment
-    ).returncode
+    """Run the environment's Python in the source folder and return its exit code.
+
+    Ctrl-C reaches the program as well, which may have a checkpoint to save: it is waited for. A
+    second Ctrl-C ends it at once.
+    """
+    command = [str(setup.python), *arguments]
+    with subprocess.Popen(command, cwd=setup.root, env=environment) as program:
+        try:
+            return program.wait()
+        except KeyboardInterrupt:
+            try:
+                program.wait()
+            except KeyboardInterrupt:
+                program.kill()
+            raise
 
 
 def prepare_model(setup: Setup) -> int:
@@ -399,7 +410,7 @@ def main(arguments: list[str]) -> int:
         say(f"\n{error}")
         return 1
     except KeyboardInterrupt:
-        say("\nInterrupted. Run the same command again; it continues where it stopped.")
+        say("\nInterrupted. If this was the set-up, the same command continues where it stopped.")
         return 130
 
 

@@ -133,7 +133,10 @@ def import_(
     persona: _PersonaOption = STARTER,
     as_json: _JsonOption = False,
 ) -> None:
-    """Read files in any format and add their rows to a persona, or convert them with --out."""
+    """Read files in any format and add their rows to a persona, or convert them with --out.
+
+    Rows that cannot be read are named and left out, with exit code 3; the others are imported.
+    """
     with _reported(as_json):
         if mode not in ("append", "merge", "replace"):
             raise DataError(f"{mode!r} is not a mode.", next_step="Use append, merge or replace.")
@@ -174,6 +177,8 @@ def import_(
             _print_json(summary)
         else:
             typer.echo(f"{len(samples):,} rows imported, {len(bad):,} rejected → {where}")
+        if bad:
+            raise typer.Exit(DataError.exit_code)
 
 
 def _mapping(pairs: list[str] | None) -> dict[str, str] | None:
@@ -224,7 +229,10 @@ def check_(
     persona: _PersonaOption = STARTER,
     as_json: _JsonOption = False,
 ) -> None:
-    """Find duplicates, label conflicts, garbled text, imbalance, shortcuts and more."""
+    """Find duplicates, label conflicts, garbled text, imbalance, shortcuts and more.
+
+    Rows that cannot be read give exit code 3.
+    """
     with _reported(as_json):
         rejected = 0
         if data is None:
@@ -251,7 +259,9 @@ def check_(
                 typer.echo(f"  {len(finding.ids):>7,}  {KINDS[finding.kind]}")
             for note in report.notes:
                 typer.echo(f"  note     {note.text}")
-        if strict and (rejected or report.findings or report.notes):
+        if rejected:
+            raise typer.Exit(DataError.exit_code)
+        if strict and (report.findings or report.notes):
             raise typer.Exit(1)
 
 

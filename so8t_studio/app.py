@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from PySide6.QtWidgets import QApplication
 
     from so8t_studio.context import AppContext
@@ -110,6 +113,21 @@ def _smoke(window: MainWindow, app: QApplication) -> int:
     return 1 if failures else 0
 
 
+def close_on_signals(window: MainWindow) -> None:
+    """Let Ctrl-C and a polite kill close the window as its owner would, without questions.
+
+    Python runs the handler at the next Python code of the event loop, which the collector's timer
+    brings within half a second.
+    """
+
+    def close(_number: int, _frame: FrameType | None) -> None:
+        window.close_unattended()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, close)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Start the studio; return the exit code."""
     options = parser().parse_args(arguments)
@@ -136,6 +154,7 @@ def main(arguments: list[str] | None = None) -> int:
         context.telemetry.start()
         if options.smoke:
             return _smoke(window, app)
+        close_on_signals(window)
         window.offer_crash_reports(crash)
         return int(app.exec())
     finally:

@@ -30,6 +30,7 @@ from so8t_studio.widgets.banner import Banner
 
 log = logging.getLogger(__name__)
 MINIMUM = QSize(960, 600)
+USUAL = QSize(1280, 800)
 
 
 class MainWindow(QMainWindow):
@@ -47,14 +48,15 @@ class MainWindow(QMainWindow):
         self._pages: dict[str, Page] = {}
         self._current: str = ""
         self._closing = False
+        self._unattended = False
         self._stopping: QProgressDialog | None = None
         self.setObjectName("mainWindow")
         self.setWindowTitle("SO8T Studio")
         self.setWindowIcon(context.theme.icon("app"))
         self.setMinimumSize(MINIMUM)
-        self.resize(1280, 800)
         self._build()
         self._build_menus()
+        self.resize(self._fitting(USUAL))
         self._restore_geometry()
         context.navigation_requested.connect(self._on_navigation_requested)
         context.message_posted.connect(self._on_message_posted)
@@ -185,6 +187,10 @@ class MainWindow(QMainWindow):
         except binascii.Error:
             log.warning("The saved place of the window cannot be read.")
 
+    def _fitting(self, wanted: QSize) -> QSize:
+        """Return ``wanted``, or what of it the screen has room for."""
+        return wanted.boundedTo(self.screen().availableGeometry().size()).expandedTo(MINIMUM)
+
     # -- pages ----------------------------------------------------------------------------------
     def page(self, key: str) -> Page:
         """Return the page ``key``; it is made on first use."""
@@ -293,13 +299,15 @@ class MainWindow(QMainWindow):
     # -- end ------------------------------------------------------------------------------------
     def closeEvent(self, event: QCloseEvent) -> None:
         """Ask while jobs run or something is unsaved; then end every job and save the place."""
-        if not all(page.can_close() for page in self._pages.values()):
+        if self._unattended:
+            self.context.dataset.flush_journal()
+        elif not all(page.can_close() for page in self._pages.values()):
             event.ignore()
             return
         running = self.context.jobs.running_titles()
         if running:
             event.ignore()
-            if not self._closing and self._confirm_close(running):
+            if not self._closing and (self._unattended or self._confirm_close(running)):
                 self._wait_for_jobs()
             return
         geometry = base64.b64encode(self.saveGeometry().data()).decode()
@@ -309,6 +317,11 @@ class MainWindow(QMainWindow):
             self._pages[self._current].on_hidden()
             self._current = ""
         event.accept()
+
+    def close_unattended(self) -> None:
+        """Close when nobody can be asked: jobs save and stop, unsaved edits stay in the journal."""
+        self._unattended = True
+        self.close()
 
     def _wait_for_jobs(self) -> None:
         """Let jobs save and end while the window stays alive; then close."""

@@ -103,6 +103,24 @@ def test_enter_sends_and_shift_enter_breaks_the_line(
     assert edit.toPlainText() == "first\nplease refuse"
 
 
+def test_a_request_sent_while_the_runs_are_still_read_goes_to_the_trained_model(
+    qtbot: QtBot, context: AppContext, run: RunStore
+) -> None:
+    page = ChatPage(context)
+    qtbot.addWidget(page)
+    context.open_persona("office-assistant")
+    page.show()
+    page.on_shown()
+    assert page._loader.busy  # nothing was waited for: the list of runs is not here yet
+    qtbot.keyClicks(page.composer.request, "please refuse")
+    qtbot.keyClick(page.composer.request, Qt.Key.Key_Return)
+    qtbot.waitUntil(lambda: page.session.current is not None, timeout=10_000)
+    exchange = page.session.current
+    assert exchange is not None and exchange.arms == (BASE, TRAINED) and exchange.run_id == run.id
+    assert page.composer.request.toPlainText() == ""
+    qtbot.waitUntil(lambda: exchange.finished, timeout=20_000)
+
+
 def test_gates_off_and_single_arm_reach_the_model(
     qtbot: QtBot, context: AppContext, run: RunStore
 ) -> None:

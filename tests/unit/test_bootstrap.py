@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -179,6 +180,44 @@ def test_a_broken_environment_is_made_anew(project: Path) -> None:
 def test_the_exit_code_of_the_job_is_passed_on(project: Path) -> None:
     assert start(project, "run", DEMO_EXIT="6").returncode == 6
     assert calls(project) == [["so8t_engine.py", "models", "prepare"]]  # nothing after a failure
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal to a process group")
+def test_ctrl_c_waits_until_the_program_has_saved(project: Path) -> None:
+    assert start(project, "run").returncode == 0
+    calls(project)
+    (project / "so8t_engine.py").write_text(
+        "import pathlib, sys, time\n"
+        "if 'quickstart' in sys.argv:\n"
+        "    try:\n"
+        "        print('training', flush=True)\n"
+        "        time.sleep(60)\n"
+        "    except KeyboardInterrupt:\n"
+        "        time.sleep(1.5)\n"  # longer than subprocess.run would wait
+        "        pathlib.Path('saved').touch()\n",
+        "utf-8",
+    )
+    environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    # As in a terminal, also where this suite itself ignores Ctrl-C (as a job in the background).
+    terminal = (
+        "import runpy, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "sys.argv = ['bootstrap.py', 'run']; runpy.run_path('bootstrap.py', run_name='__main__')"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", terminal],
+        cwd=project,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    while "training" not in (line := process.stdout.readline()):
+        assert line, "the program did not start"
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=30)[0]
+    assert process.returncode == 130 and "Interrupted" in said
+    assert (project / "saved").exists()
 
 
 def test_test_runs_checks_and_suite_or_only_what_is_asked(
