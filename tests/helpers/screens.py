@@ -25,6 +25,7 @@ from pathlib import Path
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
+import msgspec
 from PySide6.QtCore import QEventLoop, QTimer
 from PySide6.QtWidgets import QApplication, QWidget
 
@@ -92,7 +93,12 @@ def prepare(root: Path, state: str) -> None:
         if state == "loaded":
             return
         run = add_run(persona, layers=10, blocks=72)
+        splits = ("train", "train", "validation")
         rows = run.samples()[:300]
+        held_out = [
+            msgspec.structs.replace(row, split=splits[index % 3]) for index, row in enumerate(rows)
+        ]
+        run.save_samples(held_out)
         write_evaluation(run, make_evaluation(rows, run=run.id, skill=2.2))
         if state == "error":
             for path in run.rotations_dir.iterdir():

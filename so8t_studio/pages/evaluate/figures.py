@@ -41,7 +41,7 @@ class HeadlineTiles(QWidget):
             if ratio.value is None:
                 detail = self.tr("Nothing to measure it on (0 of 0)")
             else:
-                detail = self.tr("{counts}   ·   95 % interval {low} to {high}").format(
+                detail = self.tr("{counts}   ·   95 %: {low} to {high}").format(
                     counts=counts, low=f"{ratio.low:.2f}", high=f"{ratio.high:.2f}"
                 )
             tile.set_value(ratio_text(ratio), detail, ratio.value)
