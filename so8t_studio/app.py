@@ -55,6 +55,8 @@ def build_context(root: Path | None, persona: str | None = None) -> AppContext:
     Raises:
         So8tError: if the workspace cannot be opened.
     """
+    from PySide6.QtCore import QCoreApplication
+
     from so8t_engine.workspace.workspace import Workspace, default_workspace
     from so8t_studio.context import AppContext
     from so8t_studio.jobs.service import JobService
@@ -63,9 +65,13 @@ def build_context(root: Path | None, persona: str | None = None) -> AppContext:
     from so8t_studio.models.dataset_store import DatasetStore
     from so8t_studio.settings import Settings
     from so8t_studio.theme import Theme
+    from so8t_studio.translation import install
 
     settings = Settings()
     values = settings.values
+    application = QCoreApplication.instance()
+    if application is not None:
+        install(values.language, application)
     if root is None:
         remembered = Path(values.workspace) if values.workspace else None
         root = remembered if remembered and remembered.is_dir() else default_workspace()

@@ -11,6 +11,7 @@ from PySide6.QtGui import QAction, QActionGroup, QCloseEvent, QDesktopServices, 
 from PySide6.QtWidgets import (
     QHBoxLayout,
     QMainWindow,
+    QMenu,
     QMessageBox,
     QProgressDialog,
     QStackedWidget,
@@ -26,6 +27,7 @@ from so8t_studio.pages.placeholder import PlaceholderPage
 from so8t_studio.pages.registry import PAGES, PageEntry
 from so8t_studio.rail import Rail
 from so8t_studio.status import StatusBar
+from so8t_studio.translation import available
 from so8t_studio.widgets.banner import Banner
 
 log = logging.getLogger(__name__)
@@ -165,8 +167,22 @@ class MainWindow(QMainWindow):
             self._theme_actions.addAction(action)
             theme_menu.addAction(action)
         self._theme_actions.triggered.connect(self._on_theme_action_triggered)
+        self._build_languages(view_menu)
         help_menu = bar.addMenu(self.tr("&Help"))
         help_menu.addAction(self._action(self.tr("About SO8T Studio"), self._on_about_triggered))
+
+    def _build_languages(self, menu: QMenu) -> None:
+        languages = menu.addMenu(self.tr("Language"))
+        self._language_actions = QActionGroup(self)
+        for code, text in {"system": self.tr("As the system"), **available()}.items():
+            action = self._action(text, None)
+            action.setCheckable(True)
+            action.setChecked(self.context.settings.values.language == code)
+            action.setData(code)
+            action.setObjectName(f"actionLanguage_{code}")
+            self._language_actions.addAction(action)
+            languages.addAction(action)
+        self._language_actions.triggered.connect(self._on_language_action_triggered)
 
     def _action(
         self, text: str, slot: object | None, shortcut: QKeySequence | None = None
@@ -270,6 +286,13 @@ class MainWindow(QMainWindow):
     def _on_theme_action_triggered(self, action: QAction) -> None:
         self.context.theme.set_mode(action.data())
         self.context.settings.update(theme=action.data())
+
+    @Slot(QAction)
+    def _on_language_action_triggered(self, action: QAction) -> None:
+        self.context.settings.update(language=action.data())
+        self.context.post(
+            "info", self.tr("The window speaks the other language from the next start on.")
+        )
 
     @Slot(bool)
     def _on_preference_toggled(self, on: bool) -> None:

@@ -35,6 +35,7 @@ from so8t_studio.context import AppContext
 from so8t_studio.jobs.handle import JobHandle
 from so8t_studio.jobs.request import JobRequest
 from so8t_studio.pages.registry import PAGES
+from so8t_studio.translation import install
 from so8t_studio.window import MainWindow
 from tests.helpers.apps import closing_context, fake_command
 from tests.helpers.evaluations import make_evaluation, write_evaluation
@@ -318,11 +319,12 @@ def main() -> int:
     parser.add_argument("--size", action="append")
     parser.add_argument("--theme", action="append", choices=THEMES)
     parser.add_argument("--state", action="append", choices=STATES)
+    parser.add_argument("--language", default="en")
     parser.add_argument("--workspace", type=Path)
     parser.add_argument("--ask", action="append")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    make_application()
+    install(options.language, make_application())
     if options.workspace is not None:
         own_workspace(options)
         return 0
