@@ -39,10 +39,13 @@ def translations_root() -> Path:
 
 
 def available() -> dict[str, str]:
-    """Return the languages with a catalogue: code to the language's own name."""
+    """Return the languages with a readable catalogue: code to the language's own name."""
     found = {"en": "English"}
     for path in sorted(translations_root().glob("*.json")):
-        found[path.stem] = load(path.stem).language
+        try:
+            found[path.stem] = load(path.stem).language
+        except (OSError, msgspec.DecodeError) as error:
+            log.warning("%s cannot be read: %s", path, error)
     return found
 
 
@@ -50,7 +53,7 @@ def load(code: str) -> Catalogue:
     """Read the catalogue of a language.
 
     Raises:
-        OSError, msgspec.DecodeError: if it is missing or damaged; the wheel's test reads them all.
+        OSError, msgspec.DecodeError: if it is missing or damaged.
     """
     return msgspec.json.decode((translations_root() / f"{code}.json").read_bytes(), type=Catalogue)
 

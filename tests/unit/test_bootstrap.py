@@ -337,6 +337,24 @@ def test_missing_system_libraries_are_named_by_their_package(bootstrap: ModuleTy
         assert bootstrap.missing_libraries(wanted) == ["libdoes-not-exist1"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="runs a shell script as fc-list")
+def test_a_japanese_font_is_asked_for_only_where_none_is(
+    bootstrap: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listing = tmp_path / "fc-list"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(bootstrap, "FONT_FOLDERS", (tmp_path / "fonts",))
+    assert bootstrap.missing_fonts() == ["fonts-noto-cjk"]  # no fc-list, no font
+    listing.write_text("#!/bin/sh\necho 'Some Gothic'\n", "utf-8")
+    listing.chmod(0o755)
+    assert bootstrap.missing_fonts() == []
+    listing.write_text("#!/bin/sh\n", "utf-8")
+    assert bootstrap.missing_fonts() == ["fonts-noto-cjk"]
+    (tmp_path / "fonts" / "opentype").mkdir(parents=True)
+    (tmp_path / "fonts" / "opentype" / "NotoSansCJK-Regular.ttc").touch()
+    assert bootstrap.missing_fonts() == []
+
+
 def test_ci_runs_the_test_command_of_the_readme() -> None:
     script = (ROOT / ".ci" / "run").read_text("utf-8")
     assert "python3 bootstrap.py test" in script.splitlines()[-1]
