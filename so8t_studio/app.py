@@ -138,7 +138,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Start the studio; return the exit code."""
     options = parser().parse_args(arguments)
     logging.basicConfig(level=os.environ.get("SO8T_LOG", "WARNING").upper())
-    from so8t_engine.errors import So8tError
+    from so8t_engine.errors import ResourceError, So8tError
+    from so8t_studio.screen_check import why_no_window
+
+    reason = why_no_window()
+    if reason:
+        sys.stderr.write(f"so8t-studio: {reason}\n")
+        return ResourceError.exit_code
     from so8t_studio.crash import CrashHooks
 
     app = make_application()

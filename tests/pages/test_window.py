@@ -13,6 +13,7 @@ from PySide6.QtWidgets import QMessageBox, QToolButton
 
 from so8t_engine.labels import Label
 from so8t_engine.samples.schema import Sample
+from so8t_studio import screen_check
 from so8t_studio.app import close_on_signals
 from so8t_studio.commands.dataset import add_sample
 from so8t_studio.crash import CrashHooks
@@ -226,6 +227,29 @@ def test_help_needs_no_qt(tmp_path):
     result = run_studio(tmp_path, "--help")
     assert result.returncode == 0 and "--workspace" in result.stdout
     assert "PySide6" not in result.stderr
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems have a display")
+def test_without_a_display_it_says_so_instead_of_aborting(tmp_path):
+    gone = {"DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM"}
+    environment = {key: value for key, value in os.environ.items() if key not in gone}
+    result = subprocess.run(
+        [sys.executable, "-m", "so8t_studio.app", "--workspace", str(tmp_path / "ws")],
+        capture_output=True, text=True, env=environment, timeout=60,
+    )  # fmt: skip
+    assert result.returncode == 6
+    assert "no display" in result.stderr and result.stderr.count("\n") == 1
+    assert not (tmp_path / "ws").exists()
+
+
+def test_missing_system_libraries_are_named_with_their_packages(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(screen_check, "X11_LIBRARIES", {"libno-such.so.9": "libno-such9"})
+    monkeypatch.setattr(screen_check, "BASE_LIBRARIES", {})
+    said = screen_check.why_no_window({"DISPLAY": ":0"})
+    assert "apt-get install -y libno-such9." in said
+    assert screen_check.why_no_window({"WAYLAND_DISPLAY": "wayland-0"}) == ""
+    assert screen_check.why_no_window({"QT_QPA_PLATFORM": "offscreen"}) == ""
 
 
 def test_a_workspace_that_cannot_be_opened_is_one_sentence(tmp_path):
