@@ -224,6 +224,7 @@ def test_headless_convert_and_persona(tmp_path: Path) -> None:
     assert run("dedupe", *where)["removed"] == 2
     assert run("split", "--validation", "0.5", *where)["rows"] == 2
     assert run("stats", *where)["rows"] == 2
+    assert run("stats", "-w", root)["rows"] == 2  # the only persona needs no name
     exported = tmp_path / "e.parquet"
     assert run("export", exported, "--query", "label:REFUSE", *where)["rows"] == 1
     changed = run("diff", exported, "now", *where)
