@@ -326,6 +326,19 @@ def _confirm(qtbot: QtBot, page: PersonaPage) -> None:
         qtbot.mouseClick(button, LEFT)
 
 
+def test_a_guard_is_asked_before_another_persona_is_made(qtbot: QtBot, context: AppContext) -> None:
+    page = shown(qtbot, context)
+    answers = [False, False, True]
+    context.add_switch_guard(lambda: answers.pop(0))
+    qtbot.mouseClick(page.new, LEFT)
+    page.duplicate_action.trigger()
+    assert not page.findChildren(NameDialog) and len(context.workspace.personas()) == 1
+    page.duplicate_action.trigger()
+    (dialog,) = page.findChildren(NameDialog)
+    qtbot.mouseClick(dialog.accept_button, LEFT)
+    assert len(context.workspace.personas()) == 2 and not answers
+
+
 def test_delete_moves_to_the_trash_and_opens_another(qtbot: QtBot, context: AppContext) -> None:
     context.workspace.create_persona("Second")
     page = shown(qtbot, context)

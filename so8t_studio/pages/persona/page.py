@@ -240,6 +240,8 @@ class PersonaPage(Page):
 
     @Slot()
     def _on_new_clicked(self) -> None:
+        if not self.context.may_switch():
+            return
         dialog = NameDialog(
             self.tr("New persona"),
             self.tr("Create"),
@@ -259,7 +261,8 @@ class PersonaPage(Page):
     @Slot()
     def _on_duplicate_triggered(self) -> None:
         persona = self.context.persona
-        if persona is None:
+        # The copy is made from the files: edits are saved, or knowingly left out, before.
+        if persona is None or not self.context.may_switch():
             return
         dialog = NameDialog(
             self.tr("Duplicate persona"),
