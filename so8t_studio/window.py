@@ -29,6 +29,7 @@ from so8t_studio.rail import Rail
 from so8t_studio.status import StatusBar
 from so8t_studio.translation import available
 from so8t_studio.widgets.banner import Banner
+from so8t_studio.widgets.banner_stack import BannerStack
 
 log = logging.getLogger(__name__)
 MINIMUM = QSize(960, 600)
@@ -88,14 +89,12 @@ class MainWindow(QMainWindow):
         column = QVBoxLayout()
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(0)
-        banners = QVBoxLayout()
-        banners.setContentsMargins(24, 0, 24, 0)
         self.workspace_banner = Banner()
         self.message_banner = Banner(dismissible=True)
         self.message_banner.setObjectName("messageBanner")
-        banners.addWidget(self.workspace_banner)
-        banners.addWidget(self.message_banner)
-        column.addLayout(banners)
+        column.addWidget(
+            BannerStack([self.workspace_banner, self.message_banner], margin=24, gap=12)
+        )
         self.stack = QStackedWidget()
         self.stack.setObjectName("pages")
         column.addWidget(self.stack, 1)

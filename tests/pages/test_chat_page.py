@@ -103,6 +103,15 @@ def test_enter_sends_and_shift_enter_breaks_the_line(
     assert edit.toPlainText() == "first\nplease refuse"
 
 
+def test_without_a_persona_nothing_can_be_asked(qtbot: QtBot, context: AppContext) -> None:
+    page = shown(qtbot, context)
+    assert all(button.isVisible() for button in page.welcome.examples)
+    context.close_persona()
+    assert not any(button.isVisible() for button in page.welcome.examples)
+    assert "No persona is open" in page.welcome.text.text()
+    assert not page.composer.isEnabled()
+
+
 def test_a_request_sent_while_the_runs_are_still_read_goes_to_the_trained_model(
     qtbot: QtBot, context: AppContext, run: RunStore
 ) -> None:

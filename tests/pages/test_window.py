@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from PySide6.QtCore import QCoreApplication, QSize, Qt
+from PySide6.QtCore import QCoreApplication, QPoint, QSize, Qt
 from PySide6.QtWidgets import QMessageBox, QToolButton
 
 from so8t_engine.labels import Label
@@ -158,6 +158,17 @@ def test_a_signal_saves_and_closes_without_questions(qtbot, tmp_path, monkeypatc
         assert list((run_dir / "checkpoints").iterdir())
         persona = context.persona
         assert persona is not None and b"May I?" in persona.journal_path.read_bytes()
+
+
+def test_notices_take_room_only_while_there_are_some(qtbot, window):
+    assert not window.message_banner.isVisible()
+    before = window.stack.geometry()
+    window.context.post("success", "Done.")
+    qtbot.waitUntil(lambda: window.stack.geometry().top() > before.top() + 30)
+    banner = window.message_banner
+    assert banner.isVisible() and banner.mapTo(window.centralWidget(), QPoint(0, 0)).y() >= 12
+    qtbot.mouseClick(banner.findChild(QToolButton, "bannerDismiss"), LEFT)
+    qtbot.waitUntil(lambda: window.stack.geometry() == before)
 
 
 def test_the_window_fits_a_small_screen(window):

@@ -213,6 +213,7 @@ class ChatPage(Page):
         self.runs.setEnabled(bool(self._runs))
         self.composer.set_trained(bool(self._runs))
         self.welcome.set_trained(bool(self._runs))
+        self.welcome.set_persona(self.context.persona is not None)
         self._on_model_state_changed(self.session.state)
 
     @property
