@@ -13,6 +13,7 @@ from PySide6.QtWidgets import QApplication, QPushButton
 from pytestqt.qtbot import QtBot
 
 from so8t_engine.labels import Label
+from so8t_engine.verdict import OperatingPoint, decide
 from so8t_engine.workspace.runs import RunStore
 from so8t_studio.context import AppContext
 from so8t_studio.jobs.request import JobRequest
@@ -110,6 +111,26 @@ def test_without_a_persona_nothing_can_be_asked(qtbot: QtBot, context: AppContex
     assert not any(button.isVisible() for button in page.welcome.examples)
     assert "No persona is open" in page.welcome.text.text()
     assert not page.composer.isEnabled()
+
+
+def test_cards_take_the_height_of_their_text_and_no_more(
+    qtbot: QtBot, context: AppContext, run: RunStore
+) -> None:
+    page = shown(qtbot, context)
+    for number in range(3):
+        exchange = Exchange(
+            id=f"long {number}", request="May I? " * 40, context="", strength=1.0, run_id=run.id,
+            arms=(BASE, TRAINED),
+        )  # fmt: skip
+        page._add_card(exchange)
+        answer = exchange.answers[BASE]
+        answer.verdict = answer.reply_verdict = decide((3.0, 0.0, -1.0), OperatingPoint())
+        answer.text, answer.done = "I am sorry for any inconvenience. " * 20, True
+        page._cards[exchange.id].show_exchange()
+    holder, last = page.scroll.widget(), page._cards["long 2"]
+    qtbot.waitUntil(lambda: holder.height() - last.geometry().bottom() <= 12, timeout=5000)
+    for panel in last.panels.values():
+        assert panel.height() >= panel.heightForWidth(panel.width())
 
 
 def test_a_request_sent_while_the_runs_are_still_read_goes_to_the_trained_model(

@@ -165,7 +165,7 @@ class ExchangeCard(QFrame):
         self.setProperty("role", "card")
         self.setObjectName(f"exchange_{exchange.id}")
         self.exchange = exchange
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Minimum)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
         column = QVBoxLayout(self)
         column.setContentsMargins(16, 12, 16, 12)
         column.setSpacing(10)
