@@ -154,6 +154,24 @@ def test_runs_in_every_state_are_put_into_words(
     assert page.stepper.cards["train"].button.text() == button
 
 
+def test_a_run_that_goes_on_is_followed_to_its_end(
+    qtbot: QtBot, context: AppContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("so8t_studio.pages.persona.page.WATCH_MS", 50)
+    run = add_run(context.workspace.persona(SLUG), state="running", checkpoint=False)
+    page = shown(qtbot, context)
+    detail = page.stepper.cards["train"].detail
+    assert detail.text() == "Step 40 of 40"
+    state = run.state()
+    state.step, state.total_steps = 41, 80
+    run.save_state(state)
+    qtbot.waitUntil(lambda: detail.text() == "Step 41 of 80", timeout=5000)
+    state.state, state.message = "failed", "The disk is full."
+    run.save_state(state)
+    qtbot.waitUntil(lambda: detail.text() == "The disk is full.", timeout=5000)
+    assert not page._watch.isActive()
+
+
 def test_changed_data_asks_for_training_again(qtbot: QtBot, context: AppContext) -> None:
     persona = context.workspace.persona(SLUG)
     run = add_run(persona)
