@@ -57,6 +57,7 @@ WINDOW_LIBRARIES = {
 }
 TEST_TOOLS = {"xvfb": "Xvfb"}
 JAPANESE_FONTS = ("fonts-noto-cjk", "NotoSansCJK*")
+FONT_FOLDERS = (Path("/usr/share/fonts"), Path("/usr/local/share/fonts"), Path.home() / ".fonts")
 LIBRARY_FOLDERS = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib")
 
 
@@ -288,11 +289,28 @@ def install_packages(packages: list[str], purpose: str) -> bool:
     return subprocess.run(command, env=environment).returncode == 0
 
 
+def missing_fonts() -> list[str]:
+    """Return the Debian package of a Japanese font unless some font here has Japanese signs.
+
+    Without one, half of the starter persona's examples are rows of empty boxes.
+    """
+    try:
+        found = subprocess.run(["fc-list", ":lang=ja", "family"], capture_output=True, text=True)
+        if found.stdout.strip():
+            return []
+    except OSError:
+        pass
+    package, pattern = JAPANESE_FONTS
+    return [] if any(list(folder.rglob(pattern)) for folder in FONT_FOLDERS) else [package]
+
+
 def ensure_window_libraries() -> None:
     """Check what a window on Linux needs before Qt fails with a message nobody understands."""
     absent = missing_libraries({**OFFSCREEN_LIBRARIES, **WINDOW_LIBRARIES})
     if not install_packages(absent, "the window"):
         say("The window may fail to open until these are installed.")
+    if not install_packages(missing_fonts(), "Japanese text"):
+        say("Japanese text shows as boxes until a font is installed.")
 
 
 def ensure_test_packages() -> None:
@@ -300,9 +318,7 @@ def ensure_test_packages() -> None:
     absent = missing_libraries(OFFSCREEN_LIBRARIES)
     extra = missing_libraries(WINDOW_LIBRARIES)
     extra += [package for package, tool in TEST_TOOLS.items() if not shutil.which(tool)]
-    package, pattern = JAPANESE_FONTS
-    if not list(Path("/usr/share/fonts").rglob(pattern)):
-        extra.append(package)
+    extra += missing_fonts()
     if install_packages(absent + extra, "the tests"):
         return
     if missing_libraries(OFFSCREEN_LIBRARIES):
@@ -323,10 +339,21 @@ def child_environment(**more: str) -> dict[str, str]:
 
 
 def call(setup: Setup, arguments: list[str], environment: dict[str, str]) -> int:
-    """Run the environment's Python in the source folder and return its exit code."""
-    return subprocess.run(
-        [str(setup.python), *arguments], cwd=setup.root, env=environment
-    ).returncode
+    """Run the environment's Python in the source folder and return its exit code.
+
+    Ctrl-C reaches the program as well, which may have a checkpoint to save: it is waited for. A
+    second Ctrl-C ends it at once.
+    """
+    command = [str(setup.python), *arguments]
+    with subprocess.Popen(command, cwd=setup.root, env=environment) as program:
+        try:
+            return program.wait()
+        except KeyboardInterrupt:
+            try:
+                program.wait()
+            except KeyboardInterrupt:
+                program.kill()
+            raise
 
 
 def prepare_model(setup: Setup) -> int:
@@ -399,7 +426,7 @@ def main(arguments: list[str]) -> int:
         say(f"\n{error}")
         return 1
     except KeyboardInterrupt:
-        say("\nInterrupted. Run the same command again; it continues where it stopped.")
+        say("\nInterrupted. If this was the set-up, the same command continues where it stopped.")
         return 130
 
 

@@ -14,7 +14,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from so8t_engine.cli_common import JsonOption, PersonaOption, WorkspaceOption
 from so8t_engine.errors import DataError, So8tError
+from so8t_engine.jobs.selection import choose_persona
 from so8t_engine.samples.quality import KINDS, check, surplus_duplicates
 from so8t_engine.samples.readers import ImportResult, read_samples
 from so8t_engine.samples.schema import Sample
@@ -24,7 +26,7 @@ from so8t_engine.samples.writers import write_samples
 from so8t_engine.workspace.atomic import write_lines
 from so8t_engine.workspace.personas import Persona
 from so8t_engine.workspace.snapshots import content_hash, diff, list_snapshots
-from so8t_engine.workspace.workspace import STARTER, Workspace, default_workspace
+from so8t_engine.workspace.workspace import Workspace, default_workspace
 
 data_app = typer.Typer(
     name="data",
@@ -32,11 +34,6 @@ data_app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
-_WorkspaceOption = Annotated[
-    Path | None, typer.Option("--workspace", help="Folder of personas.", show_default=False)
-]
-_PersonaOption = Annotated[str, typer.Option("--persona", help="Slug of the persona.")]
-_JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 _OutOption = Annotated[
     Path | None,
     typer.Option("--out", help="Write to this file instead of a persona.", show_default=False),
@@ -76,10 +73,10 @@ def _print_json(value: Any) -> None:
 
 
 @contextmanager
-def _persona(workspace: Path | None, slug: str, *, write: bool = False) -> Iterator[Persona]:
+def _persona(workspace: Path | None, slug: str | None, *, write: bool = False) -> Iterator[Persona]:
     root = workspace or default_workspace()
     with Workspace.open(root, create=False, exclusive=write) as opened:
-        yield opened.persona(slug)
+        yield choose_persona(opened, slug)
 
 
 def _read(path: Path) -> ImportResult:
@@ -98,7 +95,7 @@ def _warn_rejected(result: ImportResult) -> None:
         _errors.print(f"… and {len(result.rejected) - 20:,} more rejected rows", markup=False)
 
 
-def _load(data: Path | None, workspace: Path | None, slug: str) -> list[Sample]:
+def _load(data: Path | None, workspace: Path | None, slug: str | None) -> list[Sample]:
     if data is not None:
         return _read(data).samples
     with _persona(workspace, slug) as persona:
@@ -106,7 +103,11 @@ def _load(data: Path | None, workspace: Path | None, slug: str) -> list[Sample]:
 
 
 def _store(
-    samples: Sequence[Sample], out: Path | None, workspace: Path | None, slug: str, kind: str = ""
+    samples: Sequence[Sample],
+    out: Path | None,
+    workspace: Path | None,
+    slug: str | None,
+    kind: str = "",
 ) -> str:
     """Write to a file, or into the persona; return where."""
     if out is not None:
@@ -129,11 +130,14 @@ def import_(
         list[str] | None, typer.Option("--map", help="COLUMN=FIELD; repeat for more.")
     ] = None,
     format_: Annotated[str, typer.Option("--format", help="Of --out; default: by name.")] = "",
-    workspace: _WorkspaceOption = None,
-    persona: _PersonaOption = STARTER,
-    as_json: _JsonOption = False,
+    workspace: WorkspaceOption = None,
+    persona: PersonaOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Read files in any format and add their rows to a persona, or convert them with --out."""
+    """Read files in any format and add their rows to a persona, or convert them with --out.
+
+    Rows that cannot be read are named and left out, with exit code 3; the others are imported.
+    """
     with _reported(as_json):
         if mode not in ("append", "merge", "replace"):
             raise DataError(f"{mode!r} is not a mode.", next_step="Use append, merge or replace.")
@@ -174,6 +178,8 @@ def import_(
             _print_json(summary)
         else:
             typer.echo(f"{len(samples):,} rows imported, {len(bad):,} rejected → {where}")
+        if bad:
+            raise typer.Exit(DataError.exit_code)
 
 
 def _mapping(pairs: list[str] | None) -> dict[str, str] | None:
@@ -220,11 +226,14 @@ def _combine(
 def check_(
     data: _DataArgument = None,
     strict: Annotated[bool, typer.Option(help="Exit with 1 if anything is found.")] = False,
-    workspace: _WorkspaceOption = None,
-    persona: _PersonaOption = STARTER,
-    as_json: _JsonOption = False,
+    workspace: WorkspaceOption = None,
+    persona: PersonaOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Find duplicates, label conflicts, garbled text, imbalance, shortcuts and more."""
+    """Find duplicates, label conflicts, garbled text, imbalance, shortcuts and more.
+
+    Rows that cannot be read give exit code 3.
+    """
     with _reported(as_json):
         rejected = 0
         if data is None:
@@ -251,7 +260,9 @@ def check_(
                 typer.echo(f"  {len(finding.ids):>7,}  {KINDS[finding.kind]}")
             for note in report.notes:
                 typer.echo(f"  note     {note.text}")
-        if strict and (rejected or report.findings or report.notes):
+        if rejected:
+            raise typer.Exit(DataError.exit_code)
+        if strict and (report.findings or report.notes):
             raise typer.Exit(1)
 
 
@@ -259,9 +270,9 @@ def check_(
 def dedupe(
     data: _DataArgument = None,
     out: _OutOption = None,
-    workspace: _WorkspaceOption = None,
-    persona: _PersonaOption = STARTER,
-    as_json: _JsonOption = False,
+    workspace: WorkspaceOption = None,
+    persona: PersonaOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Keep the first of rows with the same request and label; conflicts are left alone."""
     with _reported(as_json):
@@ -287,9 +298,9 @@ def split(
     again: Annotated[
         bool, typer.Option(help="Divide rows again that have a split (never test rows).")
     ] = False,
-    workspace: _WorkspaceOption = None,
-    persona: _PersonaOption = STARTER,
-    as_json: _JsonOption = False,
+    workspace: WorkspaceOption = None,
+    persona: PersonaOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Divide rows by label and language; near-duplicates never straddle."""
     with _reported(as_json):
@@ -321,9 +332,9 @@ def split(
 @data_app.command()
 def stats(
     data: _DataArgument = None,
-    workspace: _WorkspaceOption = None,
-    persona: _PersonaOption = STARTER,
-    as_json: _JsonOption = False,
+    workspace: WorkspaceOption = None,
+    persona: PersonaOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Count rows by label, language, category and split, and measure lengths."""
     with _reported(as_json):
@@ -359,9 +370,9 @@ def _tokens() -> Callable[[list[str]], list[int]] | None:
 def diff_(
     before: Annotated[str, typer.Argument(help="A file, a run's id, or 'now'.")],
     after: Annotated[str, typer.Argument(help="Likewise.")] = "now",
-    workspace: _WorkspaceOption = None,
-    persona: _PersonaOption = STARTER,
-    as_json: _JsonOption = False,
+    workspace: WorkspaceOption = None,
+    persona: PersonaOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show which rows were added, removed, relabelled or edited between two states."""
     with _reported(as_json):
@@ -384,13 +395,14 @@ def diff_(
             typer.echo(f"  {one.kind:<10} {label:<20} {text}")
 
 
-def _state(name: str, workspace: Path | None, slug: str) -> list[Sample]:
+def _state(name: str, workspace: Path | None, slug: str | None) -> list[Sample]:
     path = Path(name)
     if name != "now" and path.is_file():
         return _read(path).samples
     with _persona(workspace, slug) as persona:
         if name == "now":
             return persona.load_samples()
+        slug = persona.slug
         snapshots = list_snapshots(persona)
         for snapshot in snapshots:
             if snapshot.name == name:
@@ -409,9 +421,9 @@ def export(
         str, typer.Option("--format", help="jsonl, json, csv, tsv, parquet or chat.")
     ] = "",
     query: Annotated[str, typer.Option(help="Only rows that match, e.g. 'label:REFUSE'.")] = "",
-    workspace: _WorkspaceOption = None,
-    persona: _PersonaOption = STARTER,
-    as_json: _JsonOption = False,
+    workspace: WorkspaceOption = None,
+    persona: PersonaOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Write a persona's dataset to a file; importing it again gives the same rows."""
     from so8t_engine.samples.query import QueryError, parse_query, searchable

@@ -20,7 +20,7 @@ from so8t_engine.cli_common import (
     print_json,
     print_line,
 )
-from so8t_engine.errors import So8tError, SpecError
+from so8t_engine.errors import DataError, So8tError, SpecError
 
 ArmOption = Annotated[
     str, typer.Option("--arm", help="trained, or base for the model before training.")
@@ -48,7 +48,8 @@ def evaluate(
 ) -> None:
     """Measure a run on rows with known labels, beside two baselines.
 
-    The result, with the logits of every row, is saved in the run's folder evaluations/.
+    The result, with the logits of every row, is saved in the run's folder evaluations/. Rows of a
+    file that cannot be read are named and left out, with exit code 3.
     """
     from so8t_engine.jobs import evaluate as job
     from so8t_engine.jobs.selection import find_run
@@ -93,6 +94,7 @@ def decide(
     """Decide one request, or every request of a file.
 
     Whatever fails decides ESCALATE with confidence 0 and a reason; the exit code is then not 0.
+    Rows of a file without a request are named and left out, with exit code 3.
     """
     from so8t_engine.jobs.decide import check_output, verdict_row
     from so8t_engine.jobs.questions import Question, read_questions
@@ -110,6 +112,8 @@ def decide(
         questions, notes = read_questions(file)
     else:
         request = sys.stdin.read().strip() if text == "-" else text or ""
+        if not request.strip():
+            raise SpecError("The request is empty.", next_step="Write what is to be decided.")
         questions = [Question(request=request, context=context)]
     for note in notes:
         sys.stderr.write(f"Left out: {note}\n")
@@ -122,7 +126,9 @@ def decide(
             print_json(rows[0] if file is None else rows)
         raise
     _show_verdicts(rows, out, as_json=as_json, single=file is None)
-    finish(1 if any(row["reason"] for row in rows) else 0)
+    if any(row["reason"] for row in rows):
+        finish(1)
+    finish(DataError.exit_code if notes else 0)
 
 
 def _decide(questions: list[Any], owner: Any, run: str | None, arm: str) -> list[dict[str, Any]]:

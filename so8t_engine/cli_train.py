@@ -165,5 +165,7 @@ def _show_outcome(store: RunStore, *, as_json: bool) -> None:
             }
         )
         return
-    print_line(f"Run {store.id}: {state.state}. {state.message}")
+    # Why a run failed was said when it did.
+    message = "" if state.state == "failed" else f" {state.message}"
+    print_line(f"Run {store.id}: {state.state}.{message}")
     print_line(f"Folder: {store.root}")

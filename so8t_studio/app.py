@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from PySide6.QtWidgets import QApplication
 
     from so8t_studio.context import AppContext
@@ -52,6 +55,8 @@ def build_context(root: Path | None, persona: str | None = None) -> AppContext:
     Raises:
         So8tError: if the workspace cannot be opened.
     """
+    from PySide6.QtCore import QCoreApplication
+
     from so8t_engine.workspace.workspace import Workspace, default_workspace
     from so8t_studio.context import AppContext
     from so8t_studio.jobs.service import JobService
@@ -60,9 +65,13 @@ def build_context(root: Path | None, persona: str | None = None) -> AppContext:
     from so8t_studio.models.dataset_store import DatasetStore
     from so8t_studio.settings import Settings
     from so8t_studio.theme import Theme
+    from so8t_studio.translation import install
 
     settings = Settings()
     values = settings.values
+    application = QCoreApplication.instance()
+    if application is not None:
+        install(values.language, application)
     if root is None:
         remembered = Path(values.workspace) if values.workspace else None
         root = remembered if remembered and remembered.is_dir() else default_workspace()
@@ -110,11 +119,32 @@ def _smoke(window: MainWindow, app: QApplication) -> int:
     return 1 if failures else 0
 
 
+def close_on_signals(window: MainWindow) -> None:
+    """Let Ctrl-C and a polite kill close the window as its owner would, without questions.
+
+    Python runs the handler at the next Python code of the event loop, which the collector's timer
+    brings within half a second.
+    """
+
+    def close(_number: int, _frame: FrameType | None) -> None:
+        window.close_unattended()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, close)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Start the studio; return the exit code."""
     options = parser().parse_args(arguments)
     logging.basicConfig(level=os.environ.get("SO8T_LOG", "WARNING").upper())
-    from so8t_engine.errors import So8tError
+    from so8t_engine.errors import ResourceError, So8tError
+    from so8t_studio.screen_check import why_no_window
+
+    reason = why_no_window()
+    if reason:
+        sys.stderr.write(f"so8t-studio: {reason}\n")
+        return ResourceError.exit_code
     from so8t_studio.crash import CrashHooks
 
     app = make_application()
@@ -136,6 +166,7 @@ def main(arguments: list[str] | None = None) -> int:
         context.telemetry.start()
         if options.smoke:
             return _smoke(window, app)
+        close_on_signals(window)
         window.offer_crash_reports(crash)
         return int(app.exec())
     finally:

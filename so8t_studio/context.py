@@ -106,7 +106,7 @@ class AppContext(QObject):
 
         Guards are asked in turn, so that a page can offer to save first.
         """
-        if not all(guard() for guard in self._switch_guards):
+        if not self.may_switch():
             return False
         try:
             self.open_persona(slug)
@@ -115,6 +115,10 @@ class AppContext(QObject):
             self.post("error", str(error))
             return False
         return True
+
+    def may_switch(self) -> bool:
+        """Ask the guards whether the open persona may be left, e.g. to save edits first."""
+        return all(guard() for guard in self._switch_guards)
 
     def add_switch_guard(self, guard: Callable[[], bool]) -> None:
         """Ask ``guard`` before another persona is opened by the user; False keeps this one."""

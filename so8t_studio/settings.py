@@ -23,6 +23,9 @@ class Preferences(Struct, frozen=True, kw_only=True):
     theme: Annotated[
         Literal["light", "dark", "system"], Meta(description="Colours of the window.")
     ] = "system"
+    language: Annotated[
+        str, Meta(description="Language of the window: system, en, ja.", max_length=20)
+    ] = "system"
     workspace: Annotated[str, Meta(description="Folder that was open last.")] = ""
     persona: Annotated[str, Meta(description="Persona that was open last.")] = ""
     page: Annotated[str, Meta(description="Page that was open last.")] = ""

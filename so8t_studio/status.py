@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import Qt, Signal, Slot
+from PySide6.QtCore import QCoreApplication, Qt, Signal, Slot
 from PySide6.QtWidgets import QLabel, QProgressBar, QStatusBar, QToolButton
 
 from so8t_engine.events import Telemetry
@@ -81,7 +81,8 @@ class StatusBar(QStatusBar):
             self.progress.hide()
             return
         title = handle.request.title or handle.request.kind
-        text = f"{title}: {handle.state.phase.value}"
+        phase = QCoreApplication.translate("Phase", handle.state.phase.value)
+        text = f"{title}: {phase}"
         if waiting:
             text += "   " + self.tr("({count} waiting)").format(count=waiting)
         self.job.setText(text)

@@ -11,6 +11,7 @@ from PySide6.QtGui import QAction, QActionGroup, QCloseEvent, QDesktopServices, 
 from PySide6.QtWidgets import (
     QHBoxLayout,
     QMainWindow,
+    QMenu,
     QMessageBox,
     QProgressDialog,
     QStackedWidget,
@@ -26,10 +27,13 @@ from so8t_studio.pages.placeholder import PlaceholderPage
 from so8t_studio.pages.registry import PAGES, PageEntry
 from so8t_studio.rail import Rail
 from so8t_studio.status import StatusBar
+from so8t_studio.translation import available
 from so8t_studio.widgets.banner import Banner
+from so8t_studio.widgets.banner_stack import BannerStack
 
 log = logging.getLogger(__name__)
 MINIMUM = QSize(960, 600)
+USUAL = QSize(1280, 800)
 
 
 class MainWindow(QMainWindow):
@@ -47,14 +51,15 @@ class MainWindow(QMainWindow):
         self._pages: dict[str, Page] = {}
         self._current: str = ""
         self._closing = False
+        self._unattended = False
         self._stopping: QProgressDialog | None = None
         self.setObjectName("mainWindow")
         self.setWindowTitle("SO8T Studio")
         self.setWindowIcon(context.theme.icon("app"))
         self.setMinimumSize(MINIMUM)
-        self.resize(1280, 800)
         self._build()
         self._build_menus()
+        self.resize(self._fitting(USUAL))
         self._restore_geometry()
         context.navigation_requested.connect(self._on_navigation_requested)
         context.message_posted.connect(self._on_message_posted)
@@ -84,14 +89,12 @@ class MainWindow(QMainWindow):
         column = QVBoxLayout()
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(0)
-        banners = QVBoxLayout()
-        banners.setContentsMargins(24, 0, 24, 0)
         self.workspace_banner = Banner()
         self.message_banner = Banner(dismissible=True)
         self.message_banner.setObjectName("messageBanner")
-        banners.addWidget(self.workspace_banner)
-        banners.addWidget(self.message_banner)
-        column.addLayout(banners)
+        column.addWidget(
+            BannerStack([self.workspace_banner, self.message_banner], margin=24, gap=12)
+        )
         self.stack = QStackedWidget()
         self.stack.setObjectName("pages")
         column.addWidget(self.stack, 1)
@@ -163,8 +166,22 @@ class MainWindow(QMainWindow):
             self._theme_actions.addAction(action)
             theme_menu.addAction(action)
         self._theme_actions.triggered.connect(self._on_theme_action_triggered)
+        self._build_languages(view_menu)
         help_menu = bar.addMenu(self.tr("&Help"))
         help_menu.addAction(self._action(self.tr("About SO8T Studio"), self._on_about_triggered))
+
+    def _build_languages(self, menu: QMenu) -> None:
+        languages = menu.addMenu(self.tr("Language"))
+        self._language_actions = QActionGroup(self)
+        for code, text in {"system": self.tr("As the system"), **available()}.items():
+            action = self._action(text, None)
+            action.setCheckable(True)
+            action.setChecked(self.context.settings.values.language == code)
+            action.setData(code)
+            action.setObjectName(f"actionLanguage_{code}")
+            self._language_actions.addAction(action)
+            languages.addAction(action)
+        self._language_actions.triggered.connect(self._on_language_action_triggered)
 
     def _action(
         self, text: str, slot: object | None, shortcut: QKeySequence | None = None
@@ -184,6 +201,10 @@ class MainWindow(QMainWindow):
             self.restoreGeometry(QByteArray(base64.b64decode(saved, validate=True)))
         except binascii.Error:
             log.warning("The saved place of the window cannot be read.")
+
+    def _fitting(self, wanted: QSize) -> QSize:
+        """Return ``wanted``, or what of it the screen has room for."""
+        return wanted.boundedTo(self.screen().availableGeometry().size()).expandedTo(MINIMUM)
 
     # -- pages ----------------------------------------------------------------------------------
     def page(self, key: str) -> Page:
@@ -265,6 +286,13 @@ class MainWindow(QMainWindow):
         self.context.theme.set_mode(action.data())
         self.context.settings.update(theme=action.data())
 
+    @Slot(QAction)
+    def _on_language_action_triggered(self, action: QAction) -> None:
+        self.context.settings.update(language=action.data())
+        self.context.post(
+            "info", self.tr("The window speaks the other language from the next start on.")
+        )
+
     @Slot(bool)
     def _on_preference_toggled(self, on: bool) -> None:
         action = self.sender()
@@ -293,13 +321,15 @@ class MainWindow(QMainWindow):
     # -- end ------------------------------------------------------------------------------------
     def closeEvent(self, event: QCloseEvent) -> None:
         """Ask while jobs run or something is unsaved; then end every job and save the place."""
-        if not all(page.can_close() for page in self._pages.values()):
+        if self._unattended:
+            self.context.dataset.flush_journal()
+        elif not all(page.can_close() for page in self._pages.values()):
             event.ignore()
             return
         running = self.context.jobs.running_titles()
         if running:
             event.ignore()
-            if not self._closing and self._confirm_close(running):
+            if not self._closing and (self._unattended or self._confirm_close(running)):
                 self._wait_for_jobs()
             return
         geometry = base64.b64encode(self.saveGeometry().data()).decode()
@@ -309,6 +339,11 @@ class MainWindow(QMainWindow):
             self._pages[self._current].on_hidden()
             self._current = ""
         event.accept()
+
+    def close_unattended(self) -> None:
+        """Close when nobody can be asked: jobs save and stop, unsaved edits stay in the journal."""
+        self._unattended = True
+        self.close()
 
     def _wait_for_jobs(self) -> None:
         """Let jobs save and end while the window stays alive; then close."""

@@ -54,8 +54,9 @@ class EvaluationRequest:
 
 def rows_to_evaluate(
     run: RunStore, data: str, warn: Callable[[str], None]
-) -> tuple[list[Sample], list[Sample]]:
-    """Return the rows to measure and the run's training rows (for the baselines).
+) -> tuple[list[Sample], list[Sample], int]:
+    """Return the rows to measure, the run's training rows (for the baselines), and how many rows
+    of a file could not be read.
 
     Raises:
         DataError: if the run has no such rows, or the file none that can be used.
@@ -75,11 +76,12 @@ def rows_to_evaluate(
                 f"The run {run.id} has no rows in its {data} split.",
                 next_step="Name another split or a file with --data.",
             )
-        return rows, train
-    return _read_file(Path(data).expanduser(), warn), train
+        return rows, train, 0
+    found, rejected = _read_file(Path(data).expanduser(), warn)
+    return found, train, rejected
 
 
-def _read_file(path: Path, warn: Callable[[str], None]) -> list[Sample]:
+def _read_file(path: Path, warn: Callable[[str], None]) -> tuple[list[Sample], int]:
     from so8t_engine.samples.readers import read_samples
 
     if not path.is_file():
@@ -98,7 +100,24 @@ def _read_file(path: Path, warn: Callable[[str], None]) -> list[Sample]:
             f"{path} has no row that can be evaluated.{first}",
             next_step="Each row needs a request and a label (ALLOW, ESCALATE or REFUSE).",
         )
-    return found.samples
+    return found.samples, len(found.rejected)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an evaluation left behind.
+
+    Attributes:
+        path: the saved result.
+        evaluation: its content.
+        metrics: its figures at the persona's operating point.
+        rejected: rows of the file that could not be read and were not measured.
+    """
+
+    path: Path
+    evaluation: Evaluation
+    metrics: Metrics
+    rejected: int
 
 
 def evaluation_report(evaluation: Evaluation, path: Path | None) -> dict[str, Any]:
@@ -121,7 +140,7 @@ def evaluation_report(evaluation: Evaluation, path: Path | None) -> dict[str, An
 
 def measure(
     job: Job, persona: Persona, run: RunStore, request: EvaluationRequest
-) -> tuple[Path, Evaluation, Metrics] | None:
+) -> Measured | None:
     """Load the model, decide every row, save and announce the result; None if it was stopped.
 
     Raises:
@@ -131,7 +150,7 @@ def measure(
     def warn(message: str) -> None:
         job.emitter.log(message, "warning")
 
-    rows, train = rows_to_evaluate(run, request.data, warn)
+    rows, train, rejected = rows_to_evaluate(run, request.data, warn)
     checkpoint = checkpoint_of(run).name if request.arm == "trained" else ""
     job.emitter.emit(Progress(phase="loading base", done=0, total=1))
     decider = build_decider(persona, run, request.arm, job.emitter.log)
@@ -170,7 +189,7 @@ def measure(
     job.emitter.emit(Metric(step=0, epoch=0.0, split=request.result_name, values=wire))
     data = evaluation_report(evaluation, path)
     job.emitter.emit(Result(name="evaluation", data=data))
-    return path, evaluation, metrics
+    return Measured(path, evaluation, metrics, rejected)
 
 
 def _evaluation_progress(job: Job, started: float) -> Callable[[int, int], None]:
@@ -206,8 +225,12 @@ def run(
     events: bool,
     sinks: Sequence[Sink] = (),
 ) -> tuple[int, Path | None, Evaluation | None]:
-    """Evaluate as this process's job; return the exit code and what was saved."""
-    outcome: list[tuple[Path, Evaluation, Metrics]] = []
+    """Evaluate as this process's job; return the exit code and what was saved.
+
+    Rows of a file that cannot be read are named and left out. The result is kept, but the exit code
+    says so to a script; the window (``events``) shows the warnings instead.
+    """
+    outcome: list[Measured] = []
 
     def body(job: Job) -> str:
         job.emitter.emit(Hello(kind="eval", pid=os.getpid(), run_dir=str(store.root)))
@@ -215,9 +238,12 @@ def run(
         if measured is None:
             return "The evaluation was stopped; nothing was saved."
         outcome.append(measured)
-        return f"{len(measured[1].rows)} rows evaluated."
+        left_out = f", {measured.rejected} could not be read" if measured.rejected else ""
+        return f"{len(measured.evaluation.rows)} rows evaluated{left_out}."
 
     code = run_job(store.id, body, events=events, sinks=list(sinks))
     if not outcome:
         return code, None, None
-    return code, outcome[0][0], outcome[0][1]
+    if not code and outcome[0].rejected and not events:
+        code = DataError.exit_code
+    return code, outcome[0].path, outcome[0].evaluation

@@ -28,6 +28,15 @@ def open_persona(root: Path | None, slug: str | None) -> Persona:
         WorkspaceError: if there is no such workspace or persona, or the choice is not clear.
     """
     workspace = Workspace.open(root or default_workspace(), create=False, exclusive=False)
+    return choose_persona(workspace, slug)
+
+
+def choose_persona(workspace: Workspace, slug: str | None) -> Persona:
+    """Return the persona ``slug`` of an open workspace; None is the only one, or the starter.
+
+    Raises:
+        WorkspaceError: if there is no such persona, or the choice is not clear.
+    """
     if slug is not None:
         return workspace.persona(slug)
     personas = workspace.personas()

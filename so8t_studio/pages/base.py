@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QHBoxLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QHBoxLayout, QLabel, QVBoxLayout, QWidget
 
 from so8t_studio.context import AppContext
+from so8t_studio.widgets.elided_label import ElidedLabel
 
 MARGIN = 24
 GAP = 16
@@ -26,11 +27,9 @@ class PageHeader(QWidget):
         self.title = QLabel(title)
         self.title.setProperty("role", "title")
         self.title.setObjectName("pageTitle")
-        self.subtitle = QLabel(subtitle)
+        self.subtitle = ElidedLabel(subtitle)
         self.subtitle.setProperty("role", "muted")
         self.subtitle.setObjectName("pageSubtitle")
-        # Long names shrink with the window instead of widening it.
-        self.subtitle.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.subtitle.setVisible(bool(subtitle))
         words.addWidget(self.title)
         words.addWidget(self.subtitle)
@@ -42,7 +41,6 @@ class PageHeader(QWidget):
     def set_subtitle(self, text: str) -> None:
         """Show ``text`` below the title; an empty text takes no room."""
         self.subtitle.setText(text)
-        self.subtitle.setToolTip(text)
         self.subtitle.setVisible(bool(text))
 
     def add_action(self, widget: QWidget) -> None:

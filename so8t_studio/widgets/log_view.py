@@ -146,7 +146,9 @@ class LogView(QWidget):
     def _show_count(self) -> None:
         shown = 0 if self.text.document().isEmpty() else self.text.document().blockCount()
         if shown == len(self._lines):
-            self.count.setText(self.tr("%n line(s)", "", len(self._lines)).replace("(s)", "s"))
+            one = self.tr("1 line")
+            many = self.tr("{count} lines").format(count=f"{len(self._lines):,}")
+            self.count.setText(one if len(self._lines) == 1 else many)
         else:
             self.count.setText(
                 self.tr("{shown} of {total} lines").format(shown=shown, total=len(self._lines))

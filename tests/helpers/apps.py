@@ -26,7 +26,8 @@ def fake_command(scenario: str, *options: str) -> list[str]:
 
 
 def make_context(root: Path, *, starter: bool = True, patience: Patience | None = None,
-                 mode: str = "light", command: list[str] | None = None) -> AppContext:  # fmt: skip
+                 mode: str = "light", command: list[str] | None = None,
+                 jobs: type[JobService] = JobService) -> AppContext:  # fmt: skip
     """Open ``root`` as a workspace and make the services; telemetry is not started."""
     workspace = Workspace.open(root)
     if starter and not workspace.read_only:
@@ -38,7 +39,7 @@ def make_context(root: Path, *, starter: bool = True, patience: Patience | None 
         workspace=workspace,
         settings=Settings(root.parent / "settings.json"),
         theme=theme,
-        jobs=JobService(log_dir=root.parent / "logs", patience=patience or quick, command=command),
+        jobs=jobs(log_dir=root.parent / "logs", patience=patience or quick, command=command),
         telemetry=TelemetryService(log_dir=root.parent / "logs"),
         dataset=DatasetStore(),
     )

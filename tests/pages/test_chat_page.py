@@ -13,6 +13,7 @@ from PySide6.QtWidgets import QApplication, QPushButton
 from pytestqt.qtbot import QtBot
 
 from so8t_engine.labels import Label
+from so8t_engine.verdict import OperatingPoint, decide
 from so8t_engine.workspace.runs import RunStore
 from so8t_studio.context import AppContext
 from so8t_studio.jobs.request import JobRequest
@@ -101,6 +102,53 @@ def test_enter_sends_and_shift_enter_breaks_the_line(
     assert verdict is not None and verdict.label is Label.REFUSE and verdict.confidence > 0.9
     qtbot.keyClick(edit, Qt.Key.Key_Up)
     assert edit.toPlainText() == "first\nplease refuse"
+
+
+def test_without_a_persona_nothing_can_be_asked(qtbot: QtBot, context: AppContext) -> None:
+    page = shown(qtbot, context)
+    assert all(button.isVisible() for button in page.welcome.examples)
+    context.close_persona()
+    assert not any(button.isVisible() for button in page.welcome.examples)
+    assert "No persona is open" in page.welcome.text.text()
+    assert not page.composer.isEnabled()
+
+
+def test_cards_take_the_height_of_their_text_and_no_more(
+    qtbot: QtBot, context: AppContext, run: RunStore
+) -> None:
+    page = shown(qtbot, context)
+    for number in range(3):
+        exchange = Exchange(
+            id=f"long {number}", request="May I? " * 40, context="", strength=1.0, run_id=run.id,
+            arms=(BASE, TRAINED),
+        )  # fmt: skip
+        page._add_card(exchange)
+        answer = exchange.answers[BASE]
+        answer.verdict = answer.reply_verdict = decide((3.0, 0.0, -1.0), OperatingPoint())
+        answer.text, answer.done = "I am sorry for any inconvenience. " * 20, True
+        page._cards[exchange.id].show_exchange()
+    holder, last = page.scroll.widget(), page._cards["long 2"]
+    qtbot.waitUntil(lambda: holder.height() - last.geometry().bottom() <= 12, timeout=5000)
+    for panel in last.panels.values():
+        assert panel.height() >= panel.heightForWidth(panel.width())
+
+
+def test_a_request_sent_while_the_runs_are_still_read_goes_to_the_trained_model(
+    qtbot: QtBot, context: AppContext, run: RunStore
+) -> None:
+    page = ChatPage(context)
+    qtbot.addWidget(page)
+    context.open_persona("office-assistant")
+    page.show()
+    page.on_shown()
+    assert page._loader.busy  # nothing was waited for: the list of runs is not here yet
+    qtbot.keyClicks(page.composer.request, "please refuse")
+    qtbot.keyClick(page.composer.request, Qt.Key.Key_Return)
+    qtbot.waitUntil(lambda: page.session.current is not None, timeout=10_000)
+    exchange = page.session.current
+    assert exchange is not None and exchange.arms == (BASE, TRAINED) and exchange.run_id == run.id
+    assert page.composer.request.toPlainText() == ""
+    qtbot.waitUntil(lambda: exchange.finished, timeout=20_000)
 
 
 def test_gates_off_and_single_arm_reach_the_model(

@@ -50,6 +50,14 @@ def settled(qtbot: QtBot, page: EvaluatePage) -> None:
     qtbot.waitUntil(lambda: not page._loader.busy)
 
 
+def test_without_a_persona_it_leads_to_one(qtbot: QtBot, context: AppContext) -> None:
+    page = shown(qtbot, context)
+    context.close_persona()
+    with qtbot.waitSignal(context.navigation_requested) as signal:
+        qtbot.mouseClick(page.empty.button, Qt.MouseButton.LeftButton)
+    assert signal.args == [Navigation("persona")]
+
+
 def test_without_a_checkpoint_it_leads_to_training(qtbot: QtBot, context: AppContext) -> None:
     page = shown(qtbot, context)
     assert page.stack.currentWidget() is page.empty

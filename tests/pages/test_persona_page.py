@@ -154,6 +154,24 @@ def test_runs_in_every_state_are_put_into_words(
     assert page.stepper.cards["train"].button.text() == button
 
 
+def test_a_run_that_goes_on_is_followed_to_its_end(
+    qtbot: QtBot, context: AppContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("so8t_studio.pages.persona.page.WATCH_MS", 50)
+    run = add_run(context.workspace.persona(SLUG), state="running", checkpoint=False)
+    page = shown(qtbot, context)
+    detail = page.stepper.cards["train"].detail
+    assert detail.text() == "Step 40 of 40"
+    state = run.state()
+    state.step, state.total_steps = 41, 80
+    run.save_state(state)
+    qtbot.waitUntil(lambda: detail.text() == "Step 41 of 80", timeout=5000)
+    state.state, state.message = "failed", "The disk is full."
+    run.save_state(state)
+    qtbot.waitUntil(lambda: detail.text() == "The disk is full.", timeout=5000)
+    assert not page._watch.isActive()
+
+
 def test_changed_data_asks_for_training_again(qtbot: QtBot, context: AppContext) -> None:
     persona = context.workspace.persona(SLUG)
     run = add_run(persona)
@@ -324,6 +342,19 @@ def _confirm(qtbot: QtBot, page: PersonaPage) -> None:
     assert button is not None
     with qtbot.waitSignal(box.finished):
         qtbot.mouseClick(button, LEFT)
+
+
+def test_a_guard_is_asked_before_another_persona_is_made(qtbot: QtBot, context: AppContext) -> None:
+    page = shown(qtbot, context)
+    answers = [False, False, True]
+    context.add_switch_guard(lambda: answers.pop(0))
+    qtbot.mouseClick(page.new, LEFT)
+    page.duplicate_action.trigger()
+    assert not page.findChildren(NameDialog) and len(context.workspace.personas()) == 1
+    page.duplicate_action.trigger()
+    (dialog,) = page.findChildren(NameDialog)
+    qtbot.mouseClick(dialog.accept_button, LEFT)
+    assert len(context.workspace.personas()) == 2 and not answers
 
 
 def test_delete_moves_to_the_trash_and_opens_another(qtbot: QtBot, context: AppContext) -> None:

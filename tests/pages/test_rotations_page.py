@@ -42,6 +42,15 @@ def loaded(qtbot: QtBot, context: AppContext, **options: object) -> RotationsPag
     return page
 
 
+def test_without_a_persona_it_leads_to_one(qtbot: QtBot, context: AppContext) -> None:
+    page = loaded(qtbot, context)
+    context.close_persona()
+    assert page.stack.currentWidget() is page.empty and not page.runs.isVisible()
+    with qtbot.waitSignal(context.navigation_requested) as signal:
+        qtbot.mouseClick(page.empty.button, Qt.MouseButton.LeftButton)
+    assert signal.args == [Navigation("persona")]
+
+
 def test_without_runs_it_leads_to_training(qtbot: QtBot, context: AppContext) -> None:
     page = shown(qtbot, context)
     assert page.stack.currentWidget() is page.empty

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
-from PySide6.QtCore import QCoreApplication, Qt
+from PySide6.QtCore import QCoreApplication, QPoint, QSize, Qt
 from PySide6.QtWidgets import QMessageBox, QToolButton
 
+from so8t_engine.labels import Label
+from so8t_engine.samples.schema import Sample
+from so8t_studio import screen_check
+from so8t_studio.app import close_on_signals
+from so8t_studio.commands.dataset import add_sample
 from so8t_studio.crash import CrashHooks
 from so8t_studio.jobs.request import JobRequest
 from so8t_studio.jobs.state import Phase
@@ -17,7 +23,7 @@ from so8t_studio.pages.placeholder import PlaceholderPage
 from so8t_studio.pages.registry import PAGES, PageEntry
 from so8t_studio.settings import Preferences, Settings
 from so8t_studio.theme import DARK, LIGHT, contrast
-from so8t_studio.window import MainWindow
+from so8t_studio.window import MINIMUM, MainWindow
 from tests.helpers.apps import closing_context, fake_command
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -128,6 +134,49 @@ def test_closing_during_a_run_asks_and_saves(qtbot, tmp_path, monkeypatch):
         assert len(asked) == 2 and "Train X" in asked[0]
 
 
+def test_a_signal_saves_and_closes_without_questions(qtbot, tmp_path, monkeypatch):
+    command = fake_command("train", "--steps", "500", "--pace", "0.02")
+    with closing_context(tmp_path / "workspace", command=command) as context:
+        window = MainWindow(context)
+        qtbot.addWidget(window)
+        window.show()
+        window.show_page("dataset")
+        add_sample(context.dataset, Sample(id="new", request="May I?", label=Label.ALLOW))
+        run_dir = tmp_path / "run"
+        handle = context.jobs.start(JobRequest("train", ["--run-dir", str(run_dir)]))
+        qtbot.waitUntil(lambda: handle.state.phase is Phase.RUNNING, timeout=10_000)
+        monkeypatch.setattr(QMessageBox, "exec", lambda _box: pytest.fail("somebody was asked"))
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            close_on_signals(window)
+            os.kill(os.getpid(), signal.SIGTERM)
+            qtbot.waitUntil(lambda: not window.isVisible(), timeout=10_000)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        assert handle.state.phase is Phase.CANCELLED
+        assert list((run_dir / "checkpoints").iterdir())
+        persona = context.persona
+        assert persona is not None and b"May I?" in persona.journal_path.read_bytes()
+
+
+def test_notices_take_room_only_while_there_are_some(qtbot, window):
+    assert not window.message_banner.isVisible()
+    before = window.stack.geometry()
+    window.context.post("success", "Done.")
+    qtbot.waitUntil(lambda: window.stack.geometry().top() > before.top() + 30)
+    banner = window.message_banner
+    assert banner.isVisible() and banner.mapTo(window.centralWidget(), QPoint(0, 0)).y() >= 12
+    qtbot.mouseClick(banner.findChild(QToolButton, "bannerDismiss"), LEFT)
+    qtbot.waitUntil(lambda: window.stack.geometry() == before)
+
+
+def test_the_window_fits_a_small_screen(window):
+    room = window.screen().availableGeometry().size()
+    assert window._fitting(room + QSize(300, 300)) == room.expandedTo(MINIMUM)
+    assert window._fitting(QSize(100, 100)) == MINIMUM
+
+
 def test_an_unexpected_error_is_written_down_and_shown(qtbot, app_context, tmp_path, monkeypatch):
     hooks = CrashHooks(tmp_path / "crashes")
     window = MainWindow(app_context, crash=hooks)
@@ -189,6 +238,29 @@ def test_help_needs_no_qt(tmp_path):
     result = run_studio(tmp_path, "--help")
     assert result.returncode == 0 and "--workspace" in result.stdout
     assert "PySide6" not in result.stderr
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems have a display")
+def test_without_a_display_it_says_so_instead_of_aborting(tmp_path):
+    gone = {"DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM"}
+    environment = {key: value for key, value in os.environ.items() if key not in gone}
+    result = subprocess.run(
+        [sys.executable, "-m", "so8t_studio.app", "--workspace", str(tmp_path / "ws")],
+        capture_output=True, text=True, env=environment, timeout=60,
+    )  # fmt: skip
+    assert result.returncode == 6
+    assert "no display" in result.stderr and result.stderr.count("\n") == 1
+    assert not (tmp_path / "ws").exists()
+
+
+def test_missing_system_libraries_are_named_with_their_packages(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(screen_check, "X11_LIBRARIES", {"libno-such.so.9": "libno-such9"})
+    monkeypatch.setattr(screen_check, "BASE_LIBRARIES", {})
+    said = screen_check.why_no_window({"DISPLAY": ":0"})
+    assert "apt-get install -y libno-such9." in said
+    assert screen_check.why_no_window({"WAYLAND_DISPLAY": "wayland-0"}) == ""
+    assert screen_check.why_no_window({"QT_QPA_PLATFORM": "offscreen"}) == ""
 
 
 def test_a_workspace_that_cannot_be_opened_is_one_sentence(tmp_path):

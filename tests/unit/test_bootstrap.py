@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -181,6 +182,44 @@ def test_the_exit_code_of_the_job_is_passed_on(project: Path) -> None:
     assert calls(project) == [["so8t_engine.py", "models", "prepare"]]  # nothing after a failure
 
 
+@pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal to a process group")
+def test_ctrl_c_waits_until_the_program_has_saved(project: Path) -> None:
+    assert start(project, "run").returncode == 0
+    calls(project)
+    (project / "so8t_engine.py").write_text(
+        "import pathlib, sys, time\n"
+        "if 'quickstart' in sys.argv:\n"
+        "    try:\n"
+        "        print('training', flush=True)\n"
+        "        time.sleep(60)\n"
+        "    except KeyboardInterrupt:\n"
+        "        time.sleep(1.5)\n"  # longer than subprocess.run would wait
+        "        pathlib.Path('saved').touch()\n",
+        "utf-8",
+    )
+    environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    # As in a terminal, also where this suite itself ignores Ctrl-C (as a job in the background).
+    terminal = (
+        "import runpy, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "sys.argv = ['bootstrap.py', 'run']; runpy.run_path('bootstrap.py', run_name='__main__')"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", terminal],
+        cwd=project,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    while "training" not in (line := process.stdout.readline()):
+        assert line, "the program did not start"
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=30)[0]
+    assert process.returncode == 130 and "Interrupted" in said
+    assert (project / "saved").exists()
+
+
 def test_test_runs_checks_and_suite_or_only_what_is_asked(
     bootstrap: ModuleType,
     project: Path,
@@ -296,6 +335,24 @@ def test_missing_system_libraries_are_named_by_their_package(bootstrap: ModuleTy
     wanted = {"libc.so.6": "libc6", "libdoes-not-exist.so.1": "libdoes-not-exist1"}
     if sys.platform.startswith("linux"):
         assert bootstrap.missing_libraries(wanted) == ["libdoes-not-exist1"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="runs a shell script as fc-list")
+def test_a_japanese_font_is_asked_for_only_where_none_is(
+    bootstrap: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listing = tmp_path / "fc-list"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(bootstrap, "FONT_FOLDERS", (tmp_path / "fonts",))
+    assert bootstrap.missing_fonts() == ["fonts-noto-cjk"]  # no fc-list, no font
+    listing.write_text("#!/bin/sh\necho 'Some Gothic'\n", "utf-8")
+    listing.chmod(0o755)
+    assert bootstrap.missing_fonts() == []
+    listing.write_text("#!/bin/sh\n", "utf-8")
+    assert bootstrap.missing_fonts() == ["fonts-noto-cjk"]
+    (tmp_path / "fonts" / "opentype").mkdir(parents=True)
+    (tmp_path / "fonts" / "opentype" / "NotoSansCJK-Regular.ttc").touch()
+    assert bootstrap.missing_fonts() == []
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:

@@ -94,6 +94,7 @@ def test_version_and_smoke(capsys: pytest.CaptureFixture[str]) -> None:
         (("decide",), 2, "--file"),
         (("decide", "hello", "--arm", "left"), 2, "no arm 'left'"),
         (("decide", "--file", "/no/such/file"), 3, "no file /no/such/file"),
+        (("decide", "  "), 2, "The request is empty"),
         (("decide", "hello", "--out", "x.docx"), 2, ".jsonl, .csv"),
         (("eval", "--workspace", "/no/such/workspace"), 5, "no workspace"),
     ],
@@ -211,6 +212,14 @@ def test_the_whole_way_headless(tiny: tuple[Persona, Path], tmp_path: Path) -> N
     rows = [json.loads(line) for line in target.read_text("utf-8").splitlines()]
     assert [row["id"] for row in rows] == ["a", "b"]
     assert rows[0]["p_allow"] == pytest.approx(row["p_allow"], abs=1e-4)
+
+    source.write_text("request,label\ndraft a memo,ALLOW\n,REFUSE\nsteal it,MAYBE\n", "utf-8")
+    partly = so8t("decide", *_options(persona), "--file", source)
+    assert partly.returncode == 3 and "in.csv, row 3, request" in partly.stderr
+    partly = so8t("eval", *_options(persona), "--data", source, "--json")
+    assert partly.returncode == 3 and json.loads(partly.stdout)["rows"] == 1
+    assert "in.csv, row 4, label" in partly.stderr
+    assert (run.evaluations_dir / "in.json").is_file()
 
     health = so8t("rotations", *_options(persona), "--json")
     assert health.returncode == 0, health.stderr

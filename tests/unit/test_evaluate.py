@@ -100,7 +100,7 @@ def test_an_imported_file_names_the_rows_that_were_left_out(
         "utf-8-sig",
     )
     code, path, events = _run(trained, EvaluationRequest(data=str(source)))
-    assert code == 0 and path is not None and path.name == "my-cases.json"
+    assert code == 3 and path is not None and path.name == "my-cases.json"
     assert [row.label for row in load_evaluation(path).rows] == [Label.REFUSE, Label.ALLOW]
     warning = next(event for event in events if isinstance(event, Log) and "row 2" in event.message)
     assert "label" in warning.message and warning.level == "warning"

@@ -208,7 +208,7 @@ def test_headless_convert_and_persona(tmp_path: Path) -> None:
     source.write_text("prompt,decision\nHello,comply\nBad,MAYBE\nBoom,deny\n", "utf-8-sig")
     out = tmp_path / "out.jsonl"
     rejected = tmp_path / "rejected.jsonl"
-    summary = run("import", source, "--out", out, "--rejected", rejected)
+    summary = run("import", source, "--out", out, "--rejected", rejected, code=3)
     assert (summary["imported"], summary["rejected"]) == (2, 1)
     assert [s.label for s in read_samples(out).samples] == [Label.ALLOW, Label.REFUSE]
     assert json.loads(rejected.read_text("utf-8"))["line"] == 3
@@ -216,13 +216,15 @@ def test_headless_convert_and_persona(tmp_path: Path) -> None:
     with Workspace.open(root) as workspace:
         workspace.create_persona("Mine")
     where = ("--workspace", root, "--persona", "mine")
-    assert run("import", source, *where)["added"] == 2
-    assert run("import", source, "--mode", "merge", *where)["added"] == 0
-    assert run("import", source, *where)["added"] == 2
+    assert run("check", source, code=3)["rejected"] == 1
+    assert run("import", source, *where, code=3)["added"] == 2
+    assert run("import", out, *where)["added"] == 2
+    assert run("import", source, "--mode", "merge", *where, code=3)["added"] == 0
     assert run("check", *where)["issues"]["duplicate"] == 4  # type: ignore[index]
     assert run("dedupe", *where)["removed"] == 2
     assert run("split", "--validation", "0.5", *where)["rows"] == 2
     assert run("stats", *where)["rows"] == 2
+    assert run("stats", "-w", root)["rows"] == 2  # the only persona needs no name
     exported = tmp_path / "e.parquet"
     assert run("export", exported, "--query", "label:REFUSE", *where)["rows"] == 1
     changed = run("diff", exported, "now", *where)

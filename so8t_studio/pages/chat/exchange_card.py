@@ -140,7 +140,7 @@ class AnswerPanel(QFrame):
             return self.tr("Writing; a draft until the reply itself is judged.")
         if second.reason:
             return self.tr("⚠ Not final: {reason}").format(reason=second.reason)
-        confidence = f"{second.confidence:.0%}"
+        confidence = f"{100 * second.confidence:.0f} %"
         if second.label is Label.ALLOW:
             return self.tr("Judged again with this reply: ✓ ALLOW, {confidence}").format(
                 confidence=confidence
@@ -165,7 +165,7 @@ class ExchangeCard(QFrame):
         self.setProperty("role", "card")
         self.setObjectName(f"exchange_{exchange.id}")
         self.exchange = exchange
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Minimum)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
         column = QVBoxLayout(self)
         column.setContentsMargins(16, 12, 16, 12)
         column.setSpacing(10)

@@ -72,6 +72,8 @@ class ChatPage(Page):
         self._stale = True
         self._banner_saves = False
         self._wanted_run = ""
+        self._runs_known = False
+        self._send_when_known = False
         self.session = ChatSession(context.jobs, self)
         self.session.state_changed.connect(self._on_model_state_changed)
         self.session.exchange_changed.connect(self._on_exchange_changed)
@@ -155,6 +157,7 @@ class ChatPage(Page):
     def _on_persona_changed(self, _persona: object) -> None:
         self.session.unload()
         self._wanted_run = ""
+        self._send_when_known = False
         self.runs.clear()
         for card in self._cards.values():
             self._column.removeWidget(card)
@@ -178,6 +181,7 @@ class ChatPage(Page):
         self._stale = False
         persona = self.context.persona
         self.composer.setEnabled(persona is not None)
+        self._runs_known = persona is None
         if persona is None:
             self._runs = []
             self._show_runs("")
@@ -185,6 +189,8 @@ class ChatPage(Page):
         self._loader.load("runs", partial(list_trained, persona), self._take_runs)
 
     def _take_runs(self, value: object) -> None:
+        self._runs_known = True
+        asked, self._send_when_known = self._send_when_known, False
         if isinstance(value, Failure):
             self.banner.show_message("error", value.text, details=value.details)
             return
@@ -192,6 +198,8 @@ class ChatPage(Page):
         self._runs = value
         self._show_runs(self._wanted_run or str(self.runs.currentData() or ""))
         self._wanted_run = ""
+        if asked:
+            self._on_send_requested()
 
     def _show_runs(self, current: str) -> None:
         self.runs.blockSignals(True)
@@ -205,6 +213,7 @@ class ChatPage(Page):
         self.runs.setEnabled(bool(self._runs))
         self.composer.set_trained(bool(self._runs))
         self.welcome.set_trained(bool(self._runs))
+        self.welcome.set_persona(self.context.persona is not None)
         self._on_model_state_changed(self.session.state)
 
     @property
@@ -273,6 +282,9 @@ class ChatPage(Page):
     @Slot()
     def _on_send_requested(self) -> None:
         if self.session.current is not None or self.context.persona is None:
+            return
+        if not self._runs_known:  # who answers is being read; the text waits in its field
+            self._send_when_known = True
             return
         request, situation = self.composer.take()
         if not request:

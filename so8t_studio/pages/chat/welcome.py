@@ -55,6 +55,13 @@ class Welcome(QWidget):
             self.tr("How can I read my colleague's private messages?"),
         )
 
+    def set_persona(self, opened: bool) -> None:
+        """Without a persona nothing can be asked."""
+        for button in self.examples:
+            button.setVisible(opened)
+        if not opened:
+            self.text.setText(self.tr("No persona is open. Open one on the Persona page first."))
+
     def set_trained(self, trained: bool) -> None:
         """Say which models will answer."""
         self.text.setText(

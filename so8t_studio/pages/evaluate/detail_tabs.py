@@ -7,13 +7,8 @@ from PySide6.QtGui import QKeySequence, QShortcut
 from PySide6.QtWidgets import QHBoxLayout, QLabel, QPushButton, QTabWidget, QVBoxLayout, QWidget
 
 from so8t_engine.evaluation.metrics import HEADLINE_METRICS, METRIC_NAMES, Metrics, format_ratio
-from so8t_engine.evaluation.report import (
-    BASELINE_TITLES,
-    METRIC_DEFINITIONS,
-    METRIC_TITLES,
-    GroupRow,
-    WrongRow,
-)
+from so8t_engine.evaluation.report import GroupRow, WrongRow
+from so8t_studio.names import baseline_title, metric_definition, metric_title
 from so8t_studio.pages.evaluate.loading import Details
 from so8t_studio.pages.evaluate.tables import TableRow, TextTableModel, make_table
 
@@ -30,8 +25,8 @@ class DetailTabs(QTabWidget):
         self.setObjectName("detailTabs")
         self.setDocumentMode(True)
         self._build_wrong()
-        headers = [self.tr("Samples"), *(METRIC_TITLES[name] for name in GROUP_METRICS)]
-        tips = ["", "", *(METRIC_DEFINITIONS[name] for name in GROUP_METRICS)]
+        headers = [self.tr("Samples"), *(metric_title(name) for name in GROUP_METRICS)]
+        tips = ["", "", *(metric_definition(name) for name in GROUP_METRICS)]
         self.categories = TextTableModel([self.tr("Category"), *headers], tips=tips)
         self.languages = TextTableModel([self.tr("Language"), *headers], tips=tips)
         self.baselines = TextTableModel([self.tr("Figure"), self.tr("This model")])
@@ -105,16 +100,16 @@ class DetailTabs(QTabWidget):
     def set_baselines(self, own: Metrics, baselines: dict[str, Metrics]) -> None:
         """Show this model beside what it has to beat."""
         every = [(self.tr("This model"), own)]
-        every += [(BASELINE_TITLES.get(name, name), found) for name, found in baselines.items()]
+        every += [(baseline_title(name), found) for name, found in baselines.items()]
         self.baselines.set_table(
             [self.tr("Figure"), *(title for title, _found in every)],
             [
                 TableRow(
                     (
-                        METRIC_TITLES[name],
+                        metric_title(name),
                         *(format_ratio(found.ratio(name), digits=3) for _title, found in every),
                     ),
-                    tooltip=METRIC_DEFINITIONS[name],
+                    tooltip=metric_definition(name),
                 )
                 for name in METRIC_NAMES
             ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from PySide6.QtWidgets import QFrame, QGridLayout, QHBoxLayout, QLabel, QVBoxLayout, QWidget
 
 from so8t_engine.evaluation.metrics import HEADLINE_METRICS, OTHER_METRICS, Metrics, Ratio
-from so8t_engine.evaluation.report import METRIC_DEFINITIONS, METRIC_TITLES
+from so8t_studio.names import metric_definition, metric_title
 from so8t_studio.pages.evaluate.confusion_view import ConfusionView
 from so8t_studio.widgets.stat_tile import StatTile
 
@@ -25,9 +25,9 @@ class HeadlineTiles(QWidget):
         row.setSpacing(12)
         self.tiles: dict[str, StatTile] = {}
         for name in HEADLINE_METRICS:
-            tile = StatTile(METRIC_TITLES[name], bar=True)
+            tile = StatTile(metric_title(name), bar=True)
             tile.setObjectName(f"tile_{name}")
-            tile.setToolTip(METRIC_DEFINITIONS[name])
+            tile.setToolTip(metric_definition(name))
             row.addWidget(tile, 1)
             self.tiles[name] = tile
 
@@ -41,7 +41,7 @@ class HeadlineTiles(QWidget):
             if ratio.value is None:
                 detail = self.tr("Nothing to measure it on (0 of 0)")
             else:
-                detail = self.tr("{counts}   ·   95 % interval {low} to {high}").format(
+                detail = self.tr("{counts}   ·   95 %: {low} to {high}").format(
                     counts=counts, low=f"{ratio.low:.2f}", high=f"{ratio.high:.2f}"
                 )
             tile.set_value(ratio_text(ratio), detail, ratio.value)
@@ -69,7 +69,7 @@ class OtherFigures(QFrame):
         grid.setVerticalSpacing(6)
         self.values: dict[str, QLabel] = {}
         for index, name in enumerate(OTHER_METRICS):
-            caption = QLabel(METRIC_TITLES[name])
+            caption = QLabel(metric_title(name))
             caption.setProperty("role", "muted")
             value = QLabel("–")
             value.setObjectName(f"value_{name}")
@@ -77,7 +77,7 @@ class OtherFigures(QFrame):
             detail.setProperty("role", "caption")
             detail.setObjectName(f"detail_{name}")
             for label in (caption, value, detail):
-                label.setToolTip(METRIC_DEFINITIONS[name])
+                label.setToolTip(metric_definition(name))
             grid.addWidget(caption, 2 * index, 0)
             grid.addWidget(value, 2 * index, 1)
             grid.addWidget(detail, 2 * index + 1, 0, 1, 2)

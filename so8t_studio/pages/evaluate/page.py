@@ -179,7 +179,12 @@ class EvaluatePage(Page):
         persona = self.context.persona
         if persona is None:
             self._entries = []
-            self._show_empty(self.tr("No persona is open"), self.tr("Open a persona first."), "")
+            self._show_empty(
+                self.tr("No persona is open"),
+                self.tr("Open a persona first."),
+                self.tr("Go to Persona"),
+                "persona",
+            )
             return
         self._loader.load("entries", partial(list_entries, persona), self._take_entries)
 

@@ -121,6 +121,7 @@ class PointPanel(QFrame):
         field.setRange(*bounds)
         field.setMinimumWidth(92)
         field.setKeyboardTracking(False)
+        field.lineEdit().setTextMargins(6, 0, 0, 0)  # a style sheet cannot
         label.setBuddy(field)
         for widget in (slider, field):
             widget.setAccessibleName(name)

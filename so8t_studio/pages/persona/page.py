@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 
 from PySide6.QtCore import Qt, QTimer, Slot
@@ -23,7 +24,7 @@ from so8t_studio.jobs.background import Failure, Loader
 from so8t_studio.pages.base import Page
 from so8t_studio.pages.persona.form import PersonaForm
 from so8t_studio.pages.persona.name_dialog import NameDialog
-from so8t_studio.pages.persona.progress import Facts, gather
+from so8t_studio.pages.persona.progress import Facts, gather, newest_state
 from so8t_studio.pages.persona.stepper import Stepper
 from so8t_studio.pages.persona.steps import Step, build_steps
 from so8t_studio.widgets.banner import Banner
@@ -31,6 +32,7 @@ from so8t_studio.widgets.empty_state import EmptyState
 from so8t_studio.widgets.side_by_side import SideBySide
 
 REFRESH_MS = 400
+WATCH_MS = 2000
 FORM_WIDTH = 400
 
 
@@ -48,6 +50,9 @@ class PersonaPage(Page):
         self._refresh.setSingleShot(True)
         self._refresh.setInterval(REFRESH_MS)
         self._refresh.timeout.connect(self._reload)
+        self._watch = QTimer(self)
+        self._watch.setInterval(WATCH_MS)
+        self._watch.timeout.connect(self._on_watch_timeout)
         self._build()
         context.persona_changed.connect(self._on_persona_changed)
         context.persona_edited.connect(self._on_persona_edited)
@@ -135,6 +140,7 @@ class PersonaPage(Page):
 
     def on_hidden(self) -> None:
         """Write what is typed."""
+        self._watch.stop()
         self.form.commit()
 
     def can_close(self) -> bool:
@@ -208,6 +214,28 @@ class PersonaPage(Page):
         assert isinstance(value, Facts)
         self._facts = value
         self._show_steps()
+        if value.training and self.isVisible():
+            self._watch.start()
+        else:
+            self._watch.stop()
+
+    @Slot()
+    def _on_watch_timeout(self) -> None:
+        """Follow a run that goes on: its step is on disk, nothing announces it."""
+        persona = self.context.persona
+        if persona is not None and self._facts is not None:
+            self._loader.load("watch", partial(newest_state, persona), self._take_newest)
+
+    def _take_newest(self, value: object) -> None:
+        if self._facts is None or isinstance(value, Failure):
+            return
+        newest, state = value  # type: ignore[misc]
+        before = self._facts
+        self._facts = dataclasses.replace(before, newest=newest, newest_state=state)
+        if newest != before.newest or not self._facts.training:
+            self._reload()
+        else:
+            self._show_steps()
 
     def _show_steps(self) -> None:
         if self._facts is not None:
@@ -240,6 +268,8 @@ class PersonaPage(Page):
 
     @Slot()
     def _on_new_clicked(self) -> None:
+        if not self.context.may_switch():
+            return
         dialog = NameDialog(
             self.tr("New persona"),
             self.tr("Create"),
@@ -259,7 +289,8 @@ class PersonaPage(Page):
     @Slot()
     def _on_duplicate_triggered(self) -> None:
         persona = self.context.persona
-        if persona is None:
+        # The copy is made from the files: edits are saved, or knowingly left out, before.
+        if persona is None or not self.context.may_switch():
             return
         dialog = NameDialog(
             self.tr("Duplicate persona"),

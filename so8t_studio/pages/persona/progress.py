@@ -183,15 +183,16 @@ def _is_stale(persona: Persona, run: RunStore) -> bool:
         return False
 
 
+def newest_state(persona: Persona) -> tuple[str, RunState | None]:
+    """Return id and state of the newest run; quick enough to be asked every few seconds."""
+    runs = persona.runs()
+    return (runs[0].id, runs[0].state()) if runs else ("", None)
+
+
 def gather(persona: Persona) -> Facts:
     """Read everything that the stepper shows. Takes tens of milliseconds, more for large data."""
-    runs = persona.runs()
-    newest = runs[0] if runs else None
-    facts = Facts(
-        data=_read_data(persona),
-        newest=newest.id if newest else "",
-        newest_state=newest.state() if newest else None,
-    )
+    newest, state = newest_state(persona)
+    facts = Facts(data=_read_data(persona), newest=newest, newest_state=state)
     trained = persona.latest_finished_run()
     if trained is None:
         return facts

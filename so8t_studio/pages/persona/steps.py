@@ -8,9 +8,9 @@ from enum import StrEnum
 from PySide6.QtCore import QCoreApplication
 
 from so8t_engine.evaluation.metrics import HEADLINE_METRICS, format_ratio
-from so8t_engine.evaluation.report import METRIC_TITLES
 from so8t_engine.labels import LABELS
 from so8t_engine.rotations.analysis import HEALTH_LIMIT
+from so8t_studio.names import metric_title
 from so8t_studio.pages.persona.progress import DataFacts, Facts
 
 
@@ -187,8 +187,8 @@ def _evaluate(facts: Facts) -> Step:
             _tr("Evaluate"), page, ("start", "validation"),
         )  # fmt: skip
     first, *others = HEADLINE_METRICS
-    words = f"{METRIC_TITLES[first]} {format_ratio(facts.metrics.ratio(first))}"
-    parts = [f"{METRIC_TITLES[name]} {format_ratio(facts.metrics.ratio(name))}" for name in others]
+    words = f"{metric_title(first)} {format_ratio(facts.metrics.ratio(first))}"
+    parts = [f"{metric_title(name)} {format_ratio(facts.metrics.ratio(name))}" for name in others]
     dangerous = facts.metrics.dangerous_allow_rate.numerator or 0
     if dangerous:
         parts.append(_tr("{count} dangerous allows").format(count=dangerous))

@@ -65,6 +65,7 @@ class RotationControls(QWidget):
         self.block.setAccessibleName(self.tr("Block"))
         self.block.setToolTip(self.tr("Each block turns eight consecutive channels."))
         self.block.setMinimumWidth(72)
+        self.block.lineEdit().setTextMargins(6, 0, 0, 0)  # a style sheet cannot
         self.block_slider = QSlider(Qt.Orientation.Horizontal)
         self.block_slider.setObjectName("blockSlider")
         self.block_slider.setAccessibleName(self.tr("Block"))

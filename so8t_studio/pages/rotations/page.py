@@ -193,7 +193,12 @@ class RotationsPage(Page):
         self._stale = False
         persona = self.context.persona
         if persona is None:
-            self._show_empty(self.tr("No persona is open"), self.tr("Open a persona first."), "")
+            self._choices = []
+            self._show_empty(
+                self.tr("No persona is open"),
+                self.tr("Open a persona first."),
+                self.tr("Go to Persona"),
+            )
             return
         if self._opened is None:
             self.stack.setCurrentWidget(self.loading)
@@ -393,7 +398,7 @@ class RotationsPage(Page):
 
     @Slot()
     def _on_empty_action(self) -> None:
-        self.context.navigate("train")
+        self.context.navigate("persona" if self.context.persona is None else "train")
 
     # -- figures --------------------------------------------------------------------------------
     def figure_wish(self) -> FigureWish | None:
