@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from typing import Any, Literal
 
 import msgspec
@@ -59,7 +60,7 @@ class EditCommand(QUndoCommand):
             (old, new)
             for (old, _), (_, new) in zip(self.edit.changed, other.edit.changed, strict=True)
         )
-        self.edit = Edit(changed=changed)
+        self.edit = Edit(changed=changed, fields=self.edit.fields)
         return True
 
 
@@ -77,10 +78,28 @@ def push(
     return True
 
 
-def _change(store: DatasetStore, ids: Iterable[str], change: Callable[[Sample], Sample]) -> Edit:
-    rows, positions = store.rows.rows, store.rows.positions()
-    pairs = [(old, change(old)) for old in [rows[positions[one]] for one in ids]]
-    return Edit(changed=tuple([(old, new) for old, new in pairs if new is not old and new != old]))
+def _chosen(store: DatasetStore, ids: Iterable[str]) -> list[Sample]:
+    """Return the rows of identifiers, in loops that run in C."""
+    return list(map(store.rows.rows.__getitem__, map(store.rows.positions().__getitem__, ids)))
+
+
+def _change(
+    store: DatasetStore,
+    ids: Iterable[str],
+    change: Callable[[Sample], Sample],
+    fields: tuple[str, ...] = (),
+) -> Edit:
+    pairs = [(old, change(old)) for old in _chosen(store, ids)]
+    changed = tuple([(old, new) for old, new in pairs if new is not old and new != old])
+    return Edit(changed=changed, fields=fields)
+
+
+def _set(store: DatasetStore, ids: Iterable[str], field: str, value: str) -> Edit:
+    """Return the edit that gives rows one value of one field."""
+    replace, value_of = msgspec.structs.replace, attrgetter(field)
+    old = [sample for sample in _chosen(store, ids) if value_of(sample) != value]
+    new = [replace(sample, **{field: value}) for sample in old]
+    return Edit(changed=tuple(zip(old, new, strict=True)), fields=(field,))
 
 
 def add_sample(
@@ -102,15 +121,14 @@ def delete_samples(store: DatasetStore, ids: Iterable[str]) -> bool:
 
 def relabel(store: DatasetStore, ids: Iterable[str], label: Label) -> bool:
     """Give rows a label."""
-    replace = msgspec.structs.replace
-    edit = _change(store, ids, lambda s: s if s.label is label else replace(s, label=label))
+    edit = _set(store, ids, "label", label)
     title = _tr("Set {rows} to {label}")
     return push(store, title.format(rows=rows_text(len(edit.changed)), label=label.value), edit)
 
 
 def set_split(store: DatasetStore, ids: Iterable[str], split: str) -> bool:
     """Put rows into a split; '' lets each run decide."""
-    edit = _change(store, ids, lambda s: msgspec.structs.replace(s, split=split))
+    edit = _set(store, ids, "split", split)
     title = _tr("Move {rows} to {split}")
     names = {"": _tr("automatic split")}
     return push(
@@ -124,7 +142,8 @@ def assign_all_splits(store: DatasetStore, samples: Sequence[Sample]) -> bool:
     """Take over the splits of ``samples``, which carry identifiers of the store."""
     wanted = {sample.id: sample.split for sample in samples}
     ids = [sample.id for sample in store.samples if sample.id in wanted]
-    edit = _change(store, ids, lambda s: msgspec.structs.replace(s, split=wanted[s.id]))
+    replace = msgspec.structs.replace
+    edit = _change(store, ids, lambda s: replace(s, split=wanted[s.id]), ("split",))
     return push(store, _tr("Split {rows}").format(rows=rows_text(len(edit.changed))), edit)
 
 

@@ -67,22 +67,21 @@ class Recorded:
         return Edit(self.removed, tuple(pairs), self.inserted)
 
 
-def _values(old: Sample, new: Sample) -> dict[str, Any]:
-    """Return the fields in which two versions of a row differ."""
+def _values(old: Sample, new: Sample, fields: tuple[str, ...]) -> dict[str, Any]:
+    """Return the fields, out of those that may differ, in which two versions of a row do."""
     return {
-        name: getattr(new, name)
-        for name in SAMPLE_FIELDS
-        if getattr(new, name) is not getattr(old, name)
+        name: getattr(new, name) for name in fields if getattr(new, name) is not getattr(old, name)
     }
 
 
 def _lines(edit: Edit) -> Iterator[_Line]:
     """Yield an edit in pieces, so that a bulk edit never stands in memory twice as a whole."""
+    fields = edit.fields or SAMPLE_FIELDS
     for start in range(0, len(edit.removed), _PIECE):
         yield _Line(removed=list(edit.removed[start : start + _PIECE]), more=True)
     for start in range(0, len(edit.changed), _PIECE):
         part = edit.changed[start : start + _PIECE]
-        yield _Line(changed=[(new.id, _values(old, new)) for old, new in part], more=True)
+        yield _Line(changed=[(new.id, _values(old, new, fields)) for old, new in part], more=True)
     for start in range(0, len(edit.inserted), _PIECE):
         yield _Line(inserted=list(edit.inserted[start : start + _PIECE]), more=True)
     yield _Line()

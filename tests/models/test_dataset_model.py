@@ -20,6 +20,7 @@ from so8t_engine.samples.schema import Sample
 from so8t_engine.workspace.workspace import Workspace
 from so8t_studio.commands import dataset as commands
 from so8t_studio.models.dataset_store import DatasetStore
+from so8t_studio.models.sample_cells import sort_key
 from so8t_studio.models.sample_table import SAMPLE_ROLE, SampleTableModel
 
 WORDS = ("kill the process", "会議室を予約", "shred papers", "contract", "שלום", "Résumé", "x")
@@ -220,7 +221,7 @@ class DatasetMachine(RuleBasedStateMachine):
         query = parse_query(self.query)
         expected = [s for s in self.plain if query.matches(s, searchable(s))]
         for name, descending in reversed(self.sort):
-            expected.sort(key=SampleTableModel._sort_key(name), reverse=descending)
+            expected.sort(key=sort_key(name), reverse=descending)
         shown = [
             self.model.data(self.model.index(row, 0), SAMPLE_ROLE)
             for row in range(self.model.rowCount())

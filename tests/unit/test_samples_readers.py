@@ -55,6 +55,43 @@ def test_csv_encodings_of_japanese_offices(tmp_path: Path, encoding: str, expect
     assert {s.language for s in result.samples} == {"ja"}
 
 
+KANA = st.text(
+    "あいうえおかきくけこさしすせそたちつてとアイウエオカキクケコ会議室契約書社員予約、。",
+    min_size=2,
+)
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    KANA.filter(lambda text: any("あ" <= sign <= "コ" for sign in text)),
+    st.sampled_from(["cp932", "euc_jp", "utf-8", "utf-16"]),
+)
+def test_even_one_short_row_of_japanese_is_read_right(
+    tmp_path: Path, text: str, encoding: str
+) -> None:
+    result = read(tmp_path, "x.csv", f"request,label\r\n{text},ALLOW\r\n".encode(encoding))
+    assert [s.request for s in result.samples] == [text]
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("会議室予約", "cp932"),  # no kana at all
+        ("契約書", "cp932"),
+        ("déjà vu à l'école", "latin-1"),
+        ("Prüfen Sie das Gehalt für März", "cp1252"),
+        ("“curly” quotes – and a €", "cp1252"),
+        ("会議室を予約", "utf-16-le"),
+        ("会議室を予約", "utf-16-be"),
+    ],
+)
+def test_short_files_in_other_encodings(tmp_path: Path, text: str, encoding: str) -> None:
+    result = read(tmp_path, "x.csv", f"request,label\r\n{text},ALLOW\r\n".encode(encoding))
+    assert [s.request for s in result.samples] == [text]
+
+
 def test_latin_1_is_detected(tmp_path: Path) -> None:
     text = "text;label\n" + "Könnten Sie das Gehalt prüfen, bitte schön?;ESCALATE\n" * 20
     result = read(tmp_path, "x.csv", text.encode("latin-1"))

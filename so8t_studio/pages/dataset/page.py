@@ -18,7 +18,7 @@ from PySide6.QtWidgets import (
 )
 
 from so8t_engine.labels import LABELS, Label
-from so8t_engine.samples.query import QueryError, parse_query
+from so8t_engine.samples.query import Facts, QueryError, parse_query
 from so8t_engine.samples.schema import Sample
 from so8t_studio.context import AppContext
 from so8t_studio.models.dataset_store import DatasetChange
@@ -425,7 +425,7 @@ class DatasetPage(Page):
     @Slot(str)
     def _on_query_changed(self, text: str) -> None:
         try:
-            query = parse_query(text, self.quality.issues)
+            query = parse_query(text, Facts(issues=self.quality.issues))
         except QueryError as error:
             self.search.show_problem(str(error))
             return
