@@ -15,7 +15,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from so8t_engine.errors import DataError, So8tError
-from so8t_engine.samples.quality import KINDS, check, surplus_duplicates
+from so8t_engine.samples.quality import KINDS, check, surplus_duplicates, surplus_near
 from so8t_engine.samples.readers import ImportResult, read_samples
 from so8t_engine.samples.schema import Sample
 from so8t_engine.samples.split import assign_splits, split_table
@@ -259,14 +259,15 @@ def check_(
 def dedupe(
     data: _DataArgument = None,
     out: _OutOption = None,
+    near: Annotated[bool, typer.Option(help="Near-duplicates too, not only equal rows.")] = False,
     workspace: _WorkspaceOption = None,
     persona: _PersonaOption = STARTER,
     as_json: _JsonOption = False,
 ) -> None:
-    """Keep the first of rows with the same request and label; conflicts are left alone."""
+    """Keep one of the rows with the same request and label; conflicts are left alone."""
     with _reported(as_json):
         samples = _load(data, workspace, persona)
-        surplus = set(surplus_duplicates(samples))
+        surplus = set(surplus_near(samples) if near else surplus_duplicates(samples))
         kept = [sample for sample in samples if sample.id not in surplus]
         if data is not None and out is None:
             raise DataError("Where should the result go?", next_step="Name a file with --out.")
@@ -283,6 +284,9 @@ def split(
     data: _DataArgument = None,
     out: _OutOption = None,
     validation: Annotated[float, typer.Option(help="Share to hold out.", min=0.01, max=0.9)] = 0.15,
+    test: Annotated[
+        float, typer.Option(help="Share to put into the locked test split.", min=0.0, max=0.5)
+    ] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the draw.", min=0)] = 17,
     again: Annotated[
         bool, typer.Option(help="Divide rows again that have a split (never test rows).")
@@ -301,8 +305,9 @@ def split(
                        for s in samples]  # fmt: skip
         with _progress("Comparing rows") as progress:
             result = assign_splits(
-                samples, validation_fraction=validation, seed=seed, progress=progress
-            )
+                samples, validation_fraction=validation, test_fraction=test, seed=seed,
+                progress=progress,
+            )  # fmt: skip
         where = _store(result, out, workspace, persona)
         table = split_table(result)
         if as_json:
@@ -327,13 +332,20 @@ def stats(
 ) -> None:
     """Count rows by label, language, category and split, and measure lengths."""
     with _reported(as_json):
-        samples = _load(data, workspace, persona)
-        found = summarize(samples, _tokens())
+        reference = "default"
+        if data is None:
+            with _persona(workspace, persona) as opened:
+                samples, reference = opened.load_samples(), opened.info.base_model
+        else:
+            samples = _read(data).samples
+        found = summarize(samples, _tokens(reference))
         if as_json:
             _print_json(found)
             return
         typer.echo(f"{found.rows:,} rows")
-        for title, table in (("language", found.languages), ("category", found.categories)):
+        for title, table in (
+            ("language", found.languages), ("category", found.categories), ("split", found.splits),
+        ):  # fmt: skip
             shown = Table(title, *found.labels, "all")
             for name, counts in table.items():
                 cells = [f"{count:,}" for count in counts.values()]
@@ -346,12 +358,12 @@ def stats(
             )
 
 
-def _tokens() -> Callable[[list[str]], list[int]] | None:
+def _tokens(reference: str) -> Callable[[list[str]], list[int]] | None:
     from so8t_engine.model.base_cache import resolve_base
 
     try:
-        return token_counter(resolve_base("default"))
-    except So8tError:
+        return token_counter(resolve_base(reference))
+    except (So8tError, OSError):
         return None
 
 

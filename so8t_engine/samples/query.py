@@ -46,6 +46,7 @@ _TERM = re.compile(
 _INVERT = bytes([1, 0]) + bytes(254)
 Mask = Callable[[Sequence[Sample], Sequence[str]], bytes]
 Cancelled = Callable[[], bool]
+pattern_error: type[Exception] = regex.error
 
 
 class QueryError(ValueError):
@@ -259,7 +260,7 @@ def compile_regex(pattern: str, flags: int = 0) -> regex.Pattern[str]:
     """
     try:
         return regex.compile(pattern, flags)
-    except regex.error as error:
+    except pattern_error as error:
         raise QueryError(f"The regular expression /{pattern}/ is not valid: {error}.") from error
 
 

@@ -13,7 +13,14 @@ from PySide6.QtGui import QUndoCommand
 
 from so8t_engine.labels import Label
 from so8t_engine.samples.fields import clean_tags, clean_text
-from so8t_engine.samples.quality import fix, surplus_duplicates
+from so8t_engine.samples.query import (
+    REGEX_SECONDS,
+    QueryError,
+    SearchCancelled,
+    compile_regex,
+    pattern_error,
+    too_slow,
+)
 from so8t_engine.samples.schema import Sample, new_sample_id
 from so8t_studio.models.dataset_store import DatasetStore
 from so8t_studio.models.sample_list import Edit, SampleList
@@ -189,11 +196,6 @@ def set_field(
     return push(store, title, edit, merge_key=key, initiator=initiator)
 
 
-def replaced_text(pattern: re.Pattern[str], replacement: str, text: str, plain: bool) -> str:
-    """Return ``text`` with all matches replaced; a plain replacement is taken literally."""
-    return pattern.sub((lambda _match: replacement) if plain else replacement, text)
-
-
 def find_replace(
     store: DatasetStore,
     ids: Iterable[str],
@@ -208,20 +210,24 @@ def find_replace(
     """Replace text in fields of rows; returns the number of rows that changed.
 
     Raises:
-        re.error: if the regular expression or its replacement is not valid.
+        QueryError: if the regular expression or its replacement is not valid, or takes too long.
     """
     edit = find_replace_edit(
-        store, ids, find, replacement, fields=fields, regex=regex,
+        _chosen(store, ids), find, replacement, fields=fields, regex=regex,
         case_sensitive=case_sensitive, whole_word=whole_word,
     )  # fmt: skip
-    title = _tr("Replace “{find}” in {rows}")
-    push(store, title.format(find=find[:40], rows=rows_text(len(edit.changed))), edit)
+    push(store, replace_title(find, edit), edit)
     return len(edit.changed)
 
 
+def replace_title(find: str, edit: Edit) -> str:
+    """Return the readable name of a find-and-replace in the undo history."""
+    title = _tr("Replace “{find}” in {rows}")
+    return title.format(find=find[:40], rows=rows_text(len(edit.changed)))
+
+
 def find_replace_edit(
-    store: DatasetStore,
-    ids: Iterable[str],
+    samples: Sequence[Sample],
     find: str,
     replacement: str,
     *,
@@ -229,27 +235,44 @@ def find_replace_edit(
     regex: bool,
     case_sensitive: bool,
     whole_word: bool,
+    cancelled: Callable[[], bool] = bool,
 ) -> Edit:
-    """Return what :func:`find_replace` would change; a row never loses its whole request."""
-    if not find:
+    """Return what :func:`find_replace` would change; a row never loses its whole request.
+
+    It touches nothing of Qt, so that it may run in the background.
+
+    Raises:
+        QueryError: if the regular expression or its replacement is not valid, or takes too long.
+        SearchCancelled: if ``cancelled`` said so; it is asked every thousand rows.
+    """
+    if not find or not fields:
         return Edit()
     source = find if regex else re.escape(find)
     if whole_word:
         source = rf"(?<!\w)(?:{source})(?!\w)"
-    pattern = re.compile(source, 0 if case_sensitive else re.IGNORECASE)
+    pattern = compile_regex(source, 0 if case_sensitive else re.IGNORECASE)
+    new = replacement if regex else (lambda _match: replacement)
 
-    def change(sample: Sample) -> Sample:
-        values = {
-            field: clean_text(
-                replaced_text(pattern, replacement, getattr(sample, field), not regex)
-            )[0]
-            for field in fields
-        }
-        if not values.get("request", "x").strip():
-            return sample
-        return msgspec.structs.replace(sample, **values)
+    def put(text: str) -> str:
+        if not text:
+            return text
+        return clean_text(pattern.sub(new, text, timeout=REGEX_SECONDS))[0]
 
-    return _change(store, ids, change)
+    changed = []
+    try:
+        for number, sample in enumerate(samples):
+            if number % 1000 == 0 and cancelled():
+                raise SearchCancelled
+            values = {field: put(getattr(sample, field)) for field in fields}
+            if all(getattr(sample, field) == text for field, text in values.items()):
+                continue
+            if values.get("request", "x").strip():
+                changed.append((sample, msgspec.structs.replace(sample, **values)))
+    except TimeoutError as error:
+        raise too_slow(find) from error
+    except (pattern_error, IndexError) as error:
+        raise QueryError(f"The replacement “{replacement}” is not valid: {error}.") from error
+    return Edit(changed=tuple(changed), fields=tuple(fields))
 
 
 ImportMode = Literal["append", "merge", "replace"]
@@ -307,32 +330,14 @@ def restore_edit(rows: SampleList, wanted: Sequence[Sample]) -> Edit:
     return Edit(removed=removed, changed=changed, inserted=inserted)
 
 
-def restore_snapshot(store: DatasetStore, wanted: Sequence[Sample], name: str) -> bool:
-    """Make the dataset what a snapshot was."""
-    edit = restore_edit(store.rows, wanted)
-    return push(store, _tr("Restore the snapshot {name}").format(name=name), edit)
+def restore_title(name: str) -> str:
+    """Return the readable name of going back to a snapshot in the undo history."""
+    return _tr("Restore the snapshot {name}").format(name=name)
 
 
 def push_recovered(store: DatasetStore, wanted: Sequence[Sample]) -> bool:
     """Bring back what a crashed window had not saved."""
     return push(store, _tr("Recover unsaved edits"), restore_edit(store.rows, wanted))
-
-
-def fix_rows(store: DatasetStore, kind: str, ids: Sequence[str]) -> bool:
-    """Put a kind of problem right in rows; for duplicates, keep the first of each group."""
-    if kind == "duplicate":
-        rows = [store.rows.rows[store.rows.index(one)] for one in ids]
-        edit = store.rows.removal(surplus_duplicates(rows))
-        title = _tr("Delete repetitions ({rows})")
-        return push(store, title.format(rows=rows_text(len(edit.removed))), edit)
-    edit = _change(store, ids, lambda sample: fix(sample, kind))
-    titles = {
-        "control": _tr("Remove control characters from {rows}"),
-        "mojibake": _tr("Repair the encoding of {rows}"),
-        "language": _tr("Set the language of {rows}"),
-        "personal": _tr("Tag {rows} with personal-data"),
-    }
-    return push(store, titles[kind].format(rows=rows_text(len(edit.changed))), edit)
 
 
 def restore_rows(store: DatasetStore, pairs: Sequence[tuple[Sample | None, Sample | None]]) -> bool:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from PySide6.QtCore import Qt, Signal, Slot
-from PySide6.QtGui import QHideEvent, QShowEvent
+from PySide6.QtGui import QShowEvent
 from PySide6.QtWidgets import (
     QAbstractButton,
     QFrame,
@@ -23,11 +23,13 @@ from PySide6.QtWidgets import (
 
 from so8t_engine.samples.duplicates import ScanCancelled
 from so8t_engine.samples.quality import FIXABLE, Note, QualityReport, check
-from so8t_studio.commands.dataset import fix_rows, rows_text
+from so8t_studio.commands.dataset import push, rows_text
+from so8t_studio.commands.fixes import fix_edit, fix_title
 from so8t_studio.models.background import Reporter, Task
 from so8t_studio.models.dataset_store import DatasetStore
+from so8t_studio.pages.dataset.guard import may_touch_test, rows_of
 
-_SEVERE = frozenset(("conflict", "empty", "mojibake"))
+_SEVERE = frozenset(("conflict", "leak", "empty", "mojibake"))
 
 
 class QualityPanel(QScrollArea):
@@ -91,6 +93,14 @@ class QualityPanel(QScrollArea):
             return Counter()
         return Counter({finding.kind: len(finding.ids) for finding in self._report.findings})
 
+    def rank(self, query: str) -> dict[str, int]:
+        """Return the group of each row that a query such as ``issue:conflict`` shows."""
+        kind = query.strip().partition("issue:")[2]
+        if self._report is None:
+            return {}
+        groups = next((f.groups for f in self._report.findings if f.kind == kind), ())
+        return {one: number for number, group in enumerate(groups) for one in group}
+
     @property
     def report(self) -> QualityReport | None:
         """The last check."""
@@ -135,10 +145,6 @@ class QualityPanel(QScrollArea):
         super().showEvent(event)
         if self._stale and self._task is None and len(self._store):
             self.run()
-
-    def hideEvent(self, event: QHideEvent) -> None:
-        """A check goes on while the panel is hidden; its result is shown later."""
-        super().hideEvent(event)
 
     # Reactions
 
@@ -224,6 +230,7 @@ class QualityPanel(QScrollArea):
     def _words(self, kind: str) -> str:
         titles = {
             "conflict": self.tr("Label conflicts"),
+            "leak": self.tr("Near-duplicates across splits"),
             "duplicate": self.tr("Exact duplicates"),
             "near_duplicate": self.tr("Near-duplicates"),
             "empty": self.tr("Empty requests"),
@@ -307,6 +314,13 @@ class QualityPanel(QScrollArea):
     def _fix_words(self, kind: str) -> str:
         return {
             "duplicate": self.tr("Keep one of each"),
+            "near_duplicate": self.tr("Keep one of each"),
+            "conflict": self.tr("Use the strictest label"),
+            "leak": self.tr("Move to train"),
+            "empty": self.tr("Delete them"),
+            "short": self.tr("Tag for review"),
+            "long": self.tr("Tag for review"),
+            "no_rationale": self.tr("Tag for review"),
             "control": self.tr("Remove them"),
             "mojibake": self.tr("Repair"),
             "language": self.tr("Set language"),
@@ -325,5 +339,18 @@ class QualityPanel(QScrollArea):
         if not isinstance(button, QPushButton) or self._report is None:
             return
         kind = button.property("findingKind")
-        ids = next((f.ids for f in self._report.findings if f.kind == kind), ())
-        fix_rows(self._store, kind, [one for one in ids if one in self._store.rows])
+        finding = next((f for f in self._report.findings if f.kind == kind), None)
+        if finding is None:
+            return
+        edit = fix_edit(self._store, kind, finding.ids, finding.groups)
+        if edit.is_empty:
+            self.state.setText(self._nothing_words(kind))
+        elif may_touch_test(self, rows_of(edit)):
+            push(self._store, fix_title(kind, edit), edit)
+
+    def _nothing_words(self, kind: str) -> str:
+        if kind in ("duplicate", "near_duplicate"):
+            return self.tr("These rows have different labels; settle the label conflicts first.")
+        if kind == "leak":
+            return self.tr("Rows of the test split are concerned; move the others by hand.")
+        return self.tr("There is nothing left to put right here.")
