@@ -15,6 +15,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from so8t_engine.errors import DataError, So8tError
+from so8t_engine.samples.combine import IMPORT_MODES, carry_out, plan_import
 from so8t_engine.samples.quality import KINDS, check, surplus_duplicates, surplus_near
 from so8t_engine.samples.readers import ImportResult, read_samples
 from so8t_engine.samples.schema import Sample
@@ -128,6 +129,7 @@ def import_(
     map_: Annotated[
         list[str] | None, typer.Option("--map", help="COLUMN=FIELD; repeat for more.")
     ] = None,
+    encoding: Annotated[str, typer.Option(help="Of the files, if the detection is wrong.")] = "",
     format_: Annotated[str, typer.Option("--format", help="Of --out; default: by name.")] = "",
     workspace: _WorkspaceOption = None,
     persona: _PersonaOption = STARTER,
@@ -135,13 +137,16 @@ def import_(
 ) -> None:
     """Read files in any format and add their rows to a persona, or convert them with --out."""
     with _reported(as_json):
-        if mode not in ("append", "merge", "replace"):
+        way = next((one for one in IMPORT_MODES if one == mode), None)
+        if way is None:
             raise DataError(f"{mode!r} is not a mode.", next_step="Use append, merge or replace.")
         mapping = _mapping(map_)
         results = []
         for path in files:
             with _progress(f"Reading {path.name}") as progress:
-                results.append(read_samples(path, mapping=mapping, progress=progress))
+                results.append(
+                    read_samples(path, mapping=mapping, encoding=encoding, progress=progress)
+                )
             _warn_rejected(results[-1])
         samples = [sample for result in results for sample in result.samples]
         bad = [row for result in results for row in result.rejected]
@@ -158,9 +163,10 @@ def import_(
             added, updated = len(samples), 0
         else:
             with _persona(workspace, persona, write=True) as target:
-                old = [] if mode == "replace" else target.load_samples()
-                merged, added, updated = _combine(old, samples, mode)
-                target.save_samples(merged)
+                old = [] if way == "replace" else target.load_samples()
+                plan = plan_import({sample.id: sample for sample in old}, samples, way)
+                added, updated = len(plan.fresh), len(plan.changed)
+                target.save_samples(carry_out(old, plan, way))
                 where = str(target.dataset_path)
         summary = {
             "imported": len(samples), "added": added, "updated": updated, "rejected": len(bad),
@@ -190,30 +196,7 @@ def _mapping(pairs: list[str] | None) -> dict[str, str] | None:
 
 def _unique(samples: Sequence[Sample]) -> list[Sample]:
     """Return rows of several files with unique identifiers."""
-    return _combine([], samples, "append")[0]
-
-
-def _combine(
-    old: Sequence[Sample], new: Sequence[Sample], mode: str
-) -> tuple[list[Sample], int, int]:
-    """Return all rows, and how many were added and updated."""
-    rows = {sample.id: sample for sample in old}
-    added = updated = 0
-    for sample in new:
-        if sample.id not in rows:
-            added += 1
-        elif mode == "merge":
-            updated += rows[sample.id] != sample
-        else:
-            number = 2
-            while f"{sample.id}-{number}" in rows:
-                number += 1
-            fresh = f"{sample.id}-{number}"
-            rows[fresh] = msgspec.structs.replace(sample, id=fresh)
-            added += 1
-            continue
-        rows[sample.id] = sample
-    return list(rows.values()), added, updated
+    return plan_import({}, samples, "append").fresh
 
 
 @data_app.command("check")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +14,7 @@ from msgspec import Struct
 
 from so8t_engine.errors import DataError
 from so8t_engine.samples import delimited, jsonrows
-from so8t_engine.samples.encodings import Progress, detect_encoding, iter_lines
+from so8t_engine.samples.encodings import ENCODINGS, Progress, detect_encoding, iter_lines
 from so8t_engine.samples.fields import (
     Repaired,
     RowProblem,
@@ -107,6 +108,12 @@ def read_samples(
         ReadCancelled: if ``cancelled`` said so.
     """
     path = Path(path)
+    try:
+        codecs.lookup(encoding or "utf-8")
+    except LookupError as error:
+        raise DataError(
+            f"{encoding!r} is not an encoding.", next_step=f"Use one of: {', '.join(ENCODINGS)}."
+        ) from error
     try:
         return _read(path, mapping, progress, cancelled, limit, encoding)
     except OSError as error:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from PySide6.QtCore import QCoreApplication
 from PySide6.QtGui import QUndoCommand
 
 from so8t_engine.labels import Label
+from so8t_engine.samples.combine import ImportMode, plan_import
 from so8t_engine.samples.fields import clean_tags, clean_text
 from so8t_engine.samples.query import (
     REGEX_SECONDS,
@@ -275,36 +276,17 @@ def find_replace_edit(
     return Edit(changed=tuple(changed), fields=tuple(fields))
 
 
-ImportMode = Literal["append", "merge", "replace"]
-
-
 def import_edit(rows: SampleList, samples: Sequence[Sample], mode: ImportMode) -> Edit:
-    """Return the edit that brings foreign samples in.
-
-    ``append`` adds all (a known identifier gets a fresh one), ``merge`` updates rows with the same
-    identifier and adds the others, ``replace`` leaves nothing but the new rows.
-    """
-    if mode == "replace":
-        removed = tuple(enumerate(rows.rows))
-        return Edit(removed=removed, inserted=tuple(enumerate(samples)))
-    changed, fresh = [], []
-    used = {sample.id for sample in samples}
-    for sample in samples:
-        known = rows.get(sample.id)
-        if known is None:
-            fresh.append(sample)
-        elif mode == "merge":
-            if known != sample:
-                changed.append((known, sample))
-        else:
-            new_id = new_sample_id()
-            while new_id in rows or new_id in used:
-                new_id = new_sample_id()
-            used.add(new_id)
-            fresh.append(msgspec.structs.replace(sample, id=new_id))
-    start = len(rows)
-    inserted = tuple((start + number, sample) for number, sample in enumerate(fresh))
-    return Edit(changed=tuple(changed), inserted=inserted)
+    """Return the edit that brings foreign samples in, as :func:`plan_import` says."""
+    positions = rows.positions()
+    wanted = [sample for sample in samples if sample.id in positions]
+    known = {sample.id: rows.rows[positions[sample.id]] for sample in wanted}
+    if mode == "append" and known:  # the numbers behind repeated identifiers must be free as well
+        known = {sample.id: sample for sample in rows.rows}
+    plan = plan_import(known, samples, mode)
+    removed = tuple(enumerate(rows.rows)) if mode == "replace" else ()
+    start = 0 if mode == "replace" else len(rows)
+    return Edit(removed, tuple(plan.changed), tuple(enumerate(plan.fresh, start)))
 
 
 def import_samples(

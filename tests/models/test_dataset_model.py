@@ -15,6 +15,7 @@ from PySide6.QtTest import QAbstractItemModelTester
 from pytestqt.qtbot import QtBot
 
 from so8t_engine.labels import LABELS, Label
+from so8t_engine.samples.combine import ImportMode
 from so8t_engine.samples.query import QueryError, parse_query, searchable
 from so8t_engine.samples.schema import Sample
 from so8t_engine.workspace.workspace import Workspace
@@ -137,7 +138,7 @@ class DatasetMachine(RuleBasedStateMachine):
         self.commit([*self.plain[:position], sample, *self.plain[position:]])
 
     @rule(data=st.data(), mode=st.sampled_from(["append", "merge", "replace"]))
-    def import_rows(self, data: st.DataObject, mode: commands.ImportMode) -> None:
+    def import_rows(self, data: st.DataObject, mode: ImportMode) -> None:
         known = [msgspec.structs.replace(s, rationale="why") for s in self.plain[:2]]
         self.count += 2
         rows = [*known, make(self.count - 1), make(self.count)]

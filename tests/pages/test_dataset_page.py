@@ -15,9 +15,10 @@ from PySide6.QtWidgets import (
     QAbstractButton,
     QApplication,
     QFileDialog,
+    QLineEdit,
     QMessageBox,
     QPushButton,
-    QTableWidget,
+    QTableView,
     QToolButton,
     QWidget,
 )
@@ -104,8 +105,12 @@ def in_dialog(action: Any) -> None:
         dialog = QApplication.activeModalWidget()
         if dialog is None:
             QTimer.singleShot(20, attempt)
-        else:
+            return
+        try:
             action(dialog)
+        except BaseException:
+            dialog.reject()  # type: ignore[attr-defined]  # else the failure would wait for ever
+            raise
 
     QTimer.singleShot(0, attempt)
 
@@ -232,11 +237,18 @@ def test_import_with_bad_rows_corrected_in_place(
         qtbot.waitUntil(dialog.import_button.isEnabled, timeout=5000)
         seen["summary"] = dialog.summary.text()
         seen["details"] = dialog.details.text()
-        table = find(dialog, QTableWidget, "importRejected")
-        seen["rejected"] = [table.item(0, column).text() for column in range(4)]
-        row = json.loads(table.item(0, 4).text())
-        table.item(0, 4).setText(json.dumps({**row, "decision": "escalate"}))
-        assert "corrected" in table.item(0, 3).text()
+        table = find(dialog, QTableView, "importRejected")
+        model = table.model()
+        seen["rejected"] = [model.index(0, column).data() for column in range(5)]
+        row = json.loads(model.index(0, 5).data())
+        dialog.tabs.setCurrentIndex(2)
+        place = table.visualRect(model.index(0, 5)).center()
+        qtbot.mouseClick(table.viewport(), Qt.MouseButton.LeftButton, pos=place)
+        qtbot.mouseDClick(table.viewport(), Qt.MouseButton.LeftButton, pos=place)
+        editor = table.viewport().findChildren(QLineEdit)[-1]
+        editor.setText(json.dumps({**row, "decision": "escalate"}))
+        qtbot.keyClick(editor, Qt.Key.Key_Return)
+        qtbot.waitUntil(lambda: "corrected" in model.index(0, 4).data(), timeout=3000)
         seen["button"] = dialog.import_button.text()
         qtbot.mouseClick(dialog.import_button, Qt.MouseButton.LeftButton)
 
@@ -244,7 +256,8 @@ def test_import_with_bad_rows_corrected_in_place(
     click(qtbot, page, "button_import")
     assert seen["summary"] == "2 rows can be imported. 1 row cannot; see “Rejected”."
     assert "CSV" in seen["details"] and "utf-8-sig" in seen["details"]
-    assert seen["rejected"][:3] == ["3", "label", "MAYBE"]
+    assert seen["rejected"][:4] == ["外部.csv", "3", "label", "MAYBE"]
+    assert "MAYBE" in seen["rejected"][4]
     assert seen["button"] == "Import 3 rows"
     store = page.context.dataset
     assert [(s.request, s.label) for s in store.samples[12:]] == [
