@@ -152,14 +152,17 @@ class SampleTableModel(QAbstractTableModel):
         return f"{section + 1:,}"
 
     def _header(self, section: int) -> str:
-        """Return the title; of several sort keys, their order and direction too."""
+        """Return the title; of several sort keys, their rank, and the direction of the lower ones.
+
+        The view draws the direction of the first key itself.
+        """
         names = [name for name, _ in self._sort]
         name = self.COLUMNS[section]
         if len(names) < 2 or name not in names:
             return self._titles[section]
         place = names.index(name)
-        arrow = "↓" if self._sort[place][1] else "↑"
-        return f"{self._titles[section]} {arrow}{place + 1}"
+        arrow = "" if not place else "▴" if self._sort[place][1] else "▾"
+        return f"{self._titles[section]}  {place + 1}{arrow}"
 
     def sort(self, column: int, order: Qt.SortOrder = Qt.SortOrder.AscendingOrder) -> None:
         """Sort by a column, then by what was sorted before; -1 returns to file order."""

@@ -241,7 +241,7 @@ def test_import_with_bad_rows_corrected_in_place(
         model = table.model()
         seen["rejected"] = [model.index(0, column).data() for column in range(5)]
         row = json.loads(model.index(0, 5).data())
-        dialog.tabs.setCurrentIndex(2)
+        dialog.tabs.setCurrentIndex(1)
         place = table.visualRect(model.index(0, 5)).center()
         qtbot.mouseClick(table.viewport(), Qt.MouseButton.LeftButton, pos=place)
         qtbot.mouseDClick(table.viewport(), Qt.MouseButton.LeftButton, pos=place)

@@ -17,6 +17,7 @@ from PySide6.QtWidgets import (
     QLabel,
     QProgressBar,
     QPushButton,
+    QSplitter,
     QTableView,
     QTableWidget,
     QTableWidgetItem,
@@ -54,7 +55,7 @@ class ImportDialog(QDialog):
         self._task: Task | None = None
         self.setObjectName("importDialog")
         self.setWindowTitle(self.tr("Import {file}").format(file=path.name))
-        self.resize(960, 600)
+        self.resize(960, 620)
         column = QVBoxLayout(self)
         column.setContentsMargins(20, 16, 20, 16)
         column.setSpacing(10)
@@ -75,8 +76,13 @@ class ImportDialog(QDialog):
         self._prepare(self.columns, "importColumns", self.tr("Columns"))
         self.columns.mapping_changed.connect(self._on_mapping_changed)
         self._rejected_page = self._make_rejected_page()
-        self.tabs.addTab(self.preview, self.tr("Preview"))
-        self.tabs.addTab(self.columns, self.tr("Columns"))
+        self.both = QSplitter(Qt.Orientation.Vertical)
+        self.both.setObjectName("importSplitter")
+        self.both.setChildrenCollapsible(False)
+        self.both.addWidget(self.columns)
+        self.both.addWidget(self.preview)
+        self.both.setSizes([190, 210])
+        self.tabs.addTab(self.both, self.tr("Columns and first rows"))
         self.tabs.addTab(self._rejected_page, self.tr("Rejected"))
         column.addWidget(self.tabs, 1)
         column.addLayout(self._make_bottom(rows_now))
@@ -270,7 +276,7 @@ class ImportDialog(QDialog):
         if not result.samples:
             mapped = {"request", "messages"} & set(result.mapping.values())
             known = bool(mapped) and "label" in result.mapping.values()
-            self.tabs.setCurrentWidget(self._rejected_page if known else self.columns)
+            self.tabs.setCurrentWidget(self._rejected_page if known else self.both)
 
     @Slot(object)
     def _on_mapping_changed(self, mapping: dict[str, str]) -> None:
@@ -304,8 +310,8 @@ class ImportDialog(QDialog):
             )
         self.details.setText(" · ".join(words))
         self.encoding_box.setVisible(result.encoding != "binary")
-        self.tabs.setTabText(2, self.tr("Rejected ({count})").format(count=f"{bad:,}"))
-        self.tabs.setTabEnabled(2, bool(result.rejected))
+        self.tabs.setTabText(1, self.tr("Rejected ({count})").format(count=f"{bad:,}"))
+        self.tabs.setTabEnabled(1, bool(result.rejected))
         self.import_button.setEnabled(good > 0)
         self.import_button.setText(self.tr("Import {rows}").format(rows=rows_text(good)))
 

@@ -24,7 +24,7 @@ class MappingTable(QTableWidget):
         self._rest: dict[str, str] = {}
         self.setColumnCount(2)
         self.setHorizontalHeaderLabels([self.tr("Column in the file"), self.tr("Feeds")])
-        self.verticalHeader().setDefaultSectionSize(42)
+        self.verticalHeader().setDefaultSectionSize(38)
         self.setColumnWidth(0, 300)
         self.setColumnWidth(1, 260)
 

@@ -154,7 +154,7 @@ class DatasetPage(Page):
         self.search.left.connect(self._on_search_left)
         self.filtering.problem.connect(self.search.show_problem)
         self.filtering.busy_changed.connect(self.search.show_busy)
-        self.filtering.applied.connect(self._show_numbers)
+        self.filtering.applied.connect(self._on_filtered)
         self.facets.term_chosen.connect(self.search.toggle_term)
         self.quality.query_requested.connect(self._on_finding_chosen)
         self.quality.issues_found.connect(self._on_issues_found)
@@ -383,6 +383,11 @@ class DatasetPage(Page):
             self.model.set_rank({})
         self.detail.commit()
         self.filtering.apply(text)
+
+    @Slot()
+    def _on_filtered(self) -> None:
+        self.table.scrollTo(self.table.currentIndex())
+        self._show_numbers()
 
     @Slot(str)
     def _on_finding_chosen(self, query: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from operator import is_
 
 from PySide6.QtCore import Qt, Signal, Slot
 from PySide6.QtGui import QShowEvent
@@ -23,12 +24,14 @@ from PySide6.QtWidgets import (
 
 from so8t_engine.samples.duplicates import ScanCancelled
 from so8t_engine.samples.quality import FIXABLE, Note, QualityReport, check
+from so8t_engine.samples.schema import Sample
 from so8t_studio.commands.dataset import push, rows_text
 from so8t_studio.commands.fixes import fix_edit, fix_title
 from so8t_studio.models.background import Reporter, Task
 from so8t_studio.models.dataset_store import DatasetStore
 from so8t_studio.pages.dataset.guard import may_touch_test, rows_of
 
+_BY_ITSELF = 20_000
 _SEVERE = frozenset(("conflict", "leak", "empty", "mojibake"))
 
 
@@ -45,6 +48,7 @@ class QualityPanel(QScrollArea):
         self._store = store
         self._report: QualityReport | None = None
         self._issues: dict[str, frozenset[str]] = {}
+        self._checked: list[Sample] = []
         self._task: Task | None = None
         self._stale = True
         self.setObjectName("qualityPanel")
@@ -107,9 +111,12 @@ class QualityPanel(QScrollArea):
         return self._report
 
     def mark_stale(self) -> None:
-        """The data changed; check again if somebody looks."""
+        """The data may have changed; check again if it has and somebody looks."""
+        samples = self._store.samples
+        if len(samples) == len(self._checked) and all(map(is_, samples, self._checked)):
+            return
         self._stale = True
-        if self.isVisible() and self._task is None and len(self._store) <= 20_000:
+        if self.isVisible() and self._task is None and len(self._store) <= _BY_ITSELF:
             self.run()
         else:
             self._describe()
@@ -122,7 +129,7 @@ class QualityPanel(QScrollArea):
         def work(reporter: Reporter) -> QualityReport:
             return check(samples, progress=reporter.progress, cancelled=reporter.cancelled)
 
-        self._stale = False
+        self._stale, self._checked = False, samples
         self._task = Task(work, self)
         self._task.progressed.connect(self._on_progressed)
         self._task.succeeded.connect(self._on_succeeded)
@@ -171,6 +178,8 @@ class QualityPanel(QScrollArea):
         self._show_cards()
         self._describe()
         self.issues_found.emit()
+        if self._stale and self.isVisible() and len(self._store) <= _BY_ITSELF:
+            self.run()
 
     @Slot(object)
     def _on_failed(self, error: Exception) -> None:

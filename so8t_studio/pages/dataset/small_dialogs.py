@@ -11,6 +11,7 @@ from PySide6.QtWidgets import (
     QDialog,
     QDialogButtonBox,
     QFormLayout,
+    QGridLayout,
     QHBoxLayout,
     QLabel,
     QLineEdit,
@@ -76,10 +77,11 @@ class FindReplaceDialog(QDialog):
         row.addStretch(1)
         column.addLayout(row)
         column.addWidget(QLabel(self.tr("In these fields:")))
-        row = QHBoxLayout()
-        for name in FIELDS:
-            row.addWidget(self._check(name, name.capitalize(), name == "request"))
-        column.addLayout(row)
+        grid = QGridLayout()
+        for number, name in enumerate(FIELDS):
+            box = self._check(name, name.capitalize(), name == "request")
+            grid.addWidget(box, number // 3, number % 3)
+        column.addLayout(grid)
         self.outcome = QLabel()
         self.outcome.setObjectName("findReplaceOutcome")
         self.outcome.setWordWrap(True)

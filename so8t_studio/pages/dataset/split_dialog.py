@@ -12,6 +12,7 @@ from PySide6.QtWidgets import (
     QDialog,
     QDialogButtonBox,
     QFormLayout,
+    QHeaderView,
     QLabel,
     QProgressBar,
     QPushButton,
@@ -52,7 +53,7 @@ class SplitDialog(QDialog):
         self._task: Task | None = None
         self.setObjectName("splitDialog")
         self.setWindowTitle(self.tr("Split the data"))
-        self.resize(560, 520)
+        self.resize(600, 600)
         column = QVBoxLayout(self)
         column.setContentsMargins(20, 16, 20, 16)
         column.setSpacing(12)
@@ -214,6 +215,9 @@ class SplitDialog(QDialog):
         columns = [self.tr("Label"), self.tr("Language"), *SPLITS, self.tr("all")]
         self.table.setColumnCount(len(columns))
         self.table.setHorizontalHeaderLabels(columns)
+        header = self.table.horizontalHeader()
+        header.setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        header.setSectionResizeMode(0, QHeaderView.ResizeMode.ResizeToContents)
         self.table.setRowCount(len(rows) + 1)
         totals = dict.fromkeys(SPLITS, 0)
         for number, ((label, language), counts) in enumerate(rows.items()):
