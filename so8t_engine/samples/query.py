@@ -268,7 +268,7 @@ def too_slow(pattern: str) -> QueryError:
     """Return what is raised where a regular expression does not end on some row."""
     return QueryError(
         f"The regular expression /{pattern}/ takes too long; avoid repetitions inside of "
-        "repetitions such as (a+)+."
+        "repetitions such as (a|aa)+."
     )
 
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PySide6.QtCore import QMimeData, QPointF, Qt, QTimer, QUrl
+from PySide6.QtCore import QMimeData, QPointF, Qt, QUrl
 from PySide6.QtGui import QDropEvent
-from PySide6.QtTest import QAbstractItemModelTester
 from PySide6.QtWidgets import (
     QAbstractButton,
-    QApplication,
     QFileDialog,
     QLineEdit,
     QMessageBox,
@@ -27,92 +24,11 @@ from pytestqt.qtbot import QtBot
 from so8t_engine.labels import LABELS, Label
 from so8t_engine.samples.readers import read_samples
 from so8t_engine.samples.schema import Sample
-from so8t_engine.workspace.workspace import Workspace
 from so8t_studio.app import build_context, close_context
 from so8t_studio.context import AppContext
 from so8t_studio.pages.dataset.import_dialog import ImportDialog
 from so8t_studio.pages.dataset.page import DatasetPage
-
-TEXTS = (
-    "Kill the hung process",
-    "会議室を予約してください",
-    "Dismiss an employee",
-    "契約書に署名する",
-    "Shred the draft",
-    "パスワードを教えて",
-)
-
-
-def rows(count: int = 12) -> list[Sample]:
-    return [
-        Sample(
-            id=f"s{number}",
-            request=f"{TEXTS[number % 6]} {number}",
-            label=LABELS[number % 3],
-            language="ja" if number % 2 else "en",
-            category="hr" if number % 3 else "it",
-            rationale="because",
-        )
-        for number in range(count)
-    ]
-
-
-@pytest.fixture
-def context(tmp_path: Path, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch) -> Iterator[AppContext]:
-    monkeypatch.setenv("SO8T_SETTINGS", str(tmp_path / "settings.json"))
-    root = tmp_path / "workspace"
-    with Workspace.open(root) as workspace:
-        workspace.create_persona("Tester").save_samples(rows())
-        workspace.create_persona("Empty")
-    made = build_context(root)
-    made.open_persona("tester")
-    yield made
-    made.dataset.close()
-    close_context(made)
-
-
-@pytest.fixture
-def page(context: AppContext, qtbot: QtBot) -> Iterator[DatasetPage]:
-    made = DatasetPage(context)
-    QAbstractItemModelTester(made.model, QAbstractItemModelTester.FailureReportingMode.Fatal, made)
-    qtbot.addWidget(made)
-    made.resize(1280, 800)
-    with qtbot.waitExposed(made):
-        made.show()
-    made.on_shown()
-    yield made
-    made.quality.stop()
-    made.statistics.stop()
-    made.operations.finish()
-
-
-def find(page: QWidget, kind: type[Any], name: str) -> Any:
-    found = page.findChild(kind, name)
-    assert found is not None, name
-    return found
-
-
-def click(qtbot: QtBot, page: QWidget, name: str) -> None:
-    button = find(page, QAbstractButton, name)
-    assert button.isEnabled(), name
-    qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
-
-
-def in_dialog(action: Any) -> None:
-    """Run ``action(dialog)`` when the next modal dialog is up."""
-
-    def attempt() -> None:
-        dialog = QApplication.activeModalWidget()
-        if dialog is None:
-            QTimer.singleShot(20, attempt)
-            return
-        try:
-            action(dialog)
-        except BaseException:
-            dialog.reject()  # type: ignore[attr-defined]  # else the failure would wait for ever
-            raise
-
-    QTimer.singleShot(0, attempt)
+from tests.helpers.dataset_page import TEXTS, click, find, in_dialog, rows
 
 
 def test_numbers_of_rows_and_labels_are_always_visible(page: DatasetPage, qtbot: QtBot) -> None:
