@@ -270,6 +270,7 @@ class DetailPane(QScrollArea):
             length=f"{len(sample.request):,}", id=sample.id[:40]
         )
 
+    @Slot()
     def commit(self) -> None:
         """Take over what was typed but not committed yet."""
         for text_field in self.fields.values():

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QModelIndex, Signal, Slot
 from PySide6.QtGui import QUndoStack
 from PySide6.QtWidgets import QLabel, QUndoView, QVBoxLayout, QWidget
 
 
 class HistoryPanel(QWidget):
     """The undo stack as a list; the first line is the dataset as it was opened."""
-
-    about_to_move = Signal()
-    """The user is about to go to another state; what was typed should be committed first."""
 
     def __init__(
         self, stack: QUndoStack, *, read_only: bool, parent: QWidget | None = None
@@ -30,7 +26,6 @@ class HistoryPanel(QWidget):
         self.view.setAccessibleName(self.tr("Undo history"))
         self.view.setEmptyLabel(self.tr("As it was opened"))
         self.view.setUniformItemSizes(True)
-        self.view.pressed.connect(self._on_pressed)
         column.addWidget(self.view, 1)
         self._stack = stack
         self.set_read_only(read_only)
@@ -39,7 +34,3 @@ class HistoryPanel(QWidget):
         """Show the list only where edits are possible."""
         self.view.setStack(None if read_only else self._stack)
         self.view.setEnabled(not read_only)
-
-    @Slot(QModelIndex)
-    def _on_pressed(self, _index: QModelIndex) -> None:
-        self.about_to_move.emit()

@@ -127,8 +127,8 @@ class DatasetPage(Page):
         self.tabs.addTab(self.quality, self.tr("Quality"))
         self.tabs.addTab(self.statistics, self.tr("Statistics"))
         self.history = HistoryPanel(self._store.undo_stack, read_only=self._store.read_only)
-        self.history.about_to_move.connect(self.detail.commit)
         self.tabs.addTab(self.history, self.tr("History"))
+        self.tabs.currentChanged.connect(self.detail.commit)
         for part, stretch in ((self.facets, 0), (self.table, 3), (self.tabs, 1)):
             self.splitter.addWidget(part)
             self.splitter.setStretchFactor(self.splitter.count() - 1, stretch)

@@ -112,6 +112,7 @@ class FindReplaceDialog(QDialog):
 
     @Slot()
     def _on_changed(self) -> None:
+        self._stop()  # its result would be that of the old choice
         self.apply_button.setEnabled(False)
         self._timer.start()
 

@@ -134,6 +134,7 @@ class SplitDialog(QDialog):
 
     @Slot()
     def _on_changed(self) -> None:
+        self._stop()  # its result would be that of the old choice
         self.apply_button.setEnabled(False)
         self._timer.start()
 
