@@ -158,9 +158,8 @@ class QualityPanel(QScrollArea):
     @Slot()
     def _on_check_clicked(self) -> None:
         if self._task is not None:
-            self.stop()
-            self._stale = True
-            self._describe()
+            self._task.cancel()  # the panel hears of it when the work has ended
+            self.check_button.setEnabled(False)
         else:
             self.run()
 
@@ -198,6 +197,7 @@ class QualityPanel(QScrollArea):
 
     def _describe(self) -> None:
         running = self._task is not None
+        self.check_button.setEnabled(True)
         self.check_button.setText(self.tr("Cancel") if running else self.tr("Check now"))
         if running:
             text = self.tr("Checking {rows}…").format(rows=rows_text(len(self._store)))

@@ -426,5 +426,6 @@ def test_a_long_check_shows_progress_and_can_be_cancelled(page: DatasetPage, qtb
     assert button.text() == "Cancel"
     qtbot.waitUntil(lambda: page.quality.progress.value() > 0, timeout=20_000)
     qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
-    assert page.quality._task is None and not page.quality.progress.isVisible()
+    qtbot.waitUntil(lambda: page.quality._task is None, timeout=5000)
+    assert not page.quality.progress.isVisible()
     assert page.quality.report is None and button.text() == "Check now"
