@@ -149,6 +149,7 @@ class Journal:
         self._base = base
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._ended = False
 
     def append(self, edit: Edit) -> None:
         """Queue an edit; it is on disk within a second."""
@@ -186,6 +187,7 @@ class Journal:
         if self._thread is None:
             if isinstance(item, Edit) and not self.path.exists():
                 self._queue.put(_Line(base=self._base))
+            self._ended = False
             self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
             self._thread.start()
         self._queue.put(item)
@@ -202,25 +204,37 @@ class Journal:
             self._drain()
 
     def _write_batch(self, stream: BinaryIO) -> bool:
-        """Write everything that is queued, sync once, then answer the waiting."""
+        """Write everything that is queued, sync once, then answer those who wait, also on failure.
+
+        Returns:
+            False when the journal is to end.
+        """
         items = [self._queue.get()]
         with contextlib.suppress(queue.Empty):
             while True:
                 items.append(self._queue.get_nowait())
-        for item in items:
-            lines: Iterable[_Line] = _lines(item) if isinstance(item, Edit) else ()
-            if isinstance(item, _Line):
-                lines = (item,)
-            stream.writelines(msgspec.json.encode(line) + b"\n" for line in lines)
-        stream.flush()
-        os.fsync(stream.fileno())
-        for item in items:
-            if isinstance(item, threading.Event):
-                item.set()
-        return _STOP not in items
+        self._ended = _STOP in items
+        try:
+            for item in items:
+                lines: Iterable[_Line] = _lines(item) if isinstance(item, Edit) else ()
+                if isinstance(item, _Line):
+                    lines = (item,)
+                stream.writelines(msgspec.json.encode(line) + b"\n" for line in lines)
+            stream.flush()
+            os.fsync(stream.fileno())
+        finally:
+            _answer(items)
+        return not self._ended
 
     def _drain(self) -> None:
         """After a failure: answer everybody who waits, until the end."""
-        while (item := self._queue.get()) is not _STOP:
-            if isinstance(item, threading.Event):
-                item.set()
+        while not self._ended:
+            item = self._queue.get()
+            self._ended = item is _STOP
+            _answer([item])
+
+
+def _answer(items: Iterable[Any]) -> None:
+    for item in items:
+        if isinstance(item, threading.Event):
+            item.set()
