@@ -140,7 +140,7 @@ class SampleList:
         if edit.inserted:
             self.rows = _merge(self.rows, edit.inserted)
             self._texts = _merge(self._texts, [(row, None) for row, _ in edit.inserted])
-            self._row_of, self._warm = None, 0
+            self._row_of, self._warm = None, min(self._warm, edit.inserted[0][0])
 
     def _check(self, edit: Edit) -> None:
         for position, sample in edit.removed:
@@ -186,6 +186,8 @@ def _same_text(old: Sample, new: Sample) -> bool:
 
 def _merge(rows: list[T], placed: Sequence[tuple[int, T]]) -> list[T]:
     """Return ``rows`` with values put so that each ends up at its position."""
+    if placed[0][0] == len(rows):  # all of them at the end
+        return [*rows, *(value for _, value in placed)]
     result: list[T] = []
     taken = 0
     for position, value in placed:

@@ -333,6 +333,8 @@ class SampleTableModel(QAbstractTableModel):
         if len(self._kept) > _MAX_KEPT:
             self._kept.clear()
         store = self._store
+        if self._query.is_empty:  # without asking for texts, which may not be folded yet
+            return self._sorted(list(store.samples))
         return self._sorted(self._query.select(store.samples, store.texts, kept=self._kept))
 
     def _wanted_or_all(self) -> list[Sample]:

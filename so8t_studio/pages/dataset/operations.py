@@ -176,6 +176,15 @@ class DatasetOperations(QObject):
                 ).format(rows=rows_text(len(store.rejected)), line=first.line, reason=first.reason),
             )
 
+    def announce_journal(self) -> None:
+        """Say that a crash would now lose the unsaved edits, if it is so."""
+        failure = self._store.journal_failure
+        if failure and self._store.modified and self._page.banner.kind != "error":
+            words = self.tr("{failure} A crash would lose them; save soon, or free some space.")
+            self._page.show_notice(
+                "error", words.format(failure=failure), action="save", label=self.tr("Save now")
+            )
+
     def banner_action(self, name: str) -> None:
         """Do what the banner's button says."""
         self._page.banner.clear()

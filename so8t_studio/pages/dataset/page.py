@@ -276,6 +276,7 @@ class DatasetPage(Page):
     @Slot()
     def _refresh_counts(self) -> None:
         self._stale = False
+        self.operations.announce_journal()
         self._counter.start(self._store.samples)
         self._show_numbers()
         self.quality.mark_stale()

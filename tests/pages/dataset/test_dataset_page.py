@@ -344,3 +344,15 @@ def test_every_interactive_widget_has_a_name(page: DatasetPage) -> None:
         and type(widget).__name__ != "QTableCornerButton"
     ]
     assert nameless == []
+
+
+def test_a_journal_that_cannot_be_written_is_announced(page: DatasetPage, qtbot: QtBot) -> None:
+    persona = page.context.persona
+    assert persona is not None
+    persona.journal_path.mkdir()  # as on a disk that refuses the file
+    qtbot.keyClick(page.table, Qt.Key.Key_3)
+    qtbot.waitUntil(lambda: "A crash would lose them" in page.banner.text(), timeout=5000)
+    persona.journal_path.rmdir()
+    click(qtbot, page.banner, "bannerAction")
+    assert not page.context.dataset.modified and not page.banner.isVisible()
+    assert persona.load_samples()[0].label is Label.REFUSE
