@@ -167,7 +167,9 @@ def _text_format(path: Path, encoding: str) -> str:
     head = ""
     with contextlib.closing(iter_lines(path, encoding)) as lines:
         for line in lines:
-            head = (line.text or "").strip()
+            # A whole array may stand in one line that is too long for a row.
+            text = line.text if line.text is not None else line.raw.decode("utf-8", "replace")
+            head = text.strip()
             if head:
                 break
     if head.startswith(("[", "{")):

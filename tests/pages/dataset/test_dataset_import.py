@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from PySide6.QtCore import QMimeData, QPointF, Qt, QUrl
 from PySide6.QtGui import QDropEvent
+from PySide6.QtTest import QAbstractItemModelTester
 from PySide6.QtWidgets import QDialogButtonBox, QFileDialog, QPushButton
 from pytestqt.qtbot import QtBot
 
@@ -30,6 +31,8 @@ def import_file(
 
     def drive(dialog: Any) -> None:
         assert isinstance(dialog, ImportDialog)
+        fatal = QAbstractItemModelTester.FailureReportingMode.Fatal
+        QAbstractItemModelTester(dialog.rejected_rows, fatal, dialog)
         qtbot.waitUntil(lambda: not dialog.progress.isVisible(), timeout=20_000)
         act(dialog)
 
