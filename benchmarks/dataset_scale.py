@@ -179,7 +179,7 @@ def open_page(folder: Path) -> tuple[Any, Any, Any]:
     return app, context, page
 
 
-def measure_keys(app: Any, page: Any, report: Report) -> None:
+def measure_keys(app: Any, page: Any, report: Report, note: str = "") -> None:
     """Real key presses in the search field, until the table has painted the rows that are left."""
     from PySide6.QtTest import QTest
 
@@ -197,7 +197,7 @@ def measure_keys(app: Any, page: Any, report: Report) -> None:
                 app.processEvents()  # the filter runs when no further key is waiting
                 viewport.repaint()
             keys.append(clock)
-    report.clocks("filter keystroke to repaint", keys, 50)
+    report.clocks(f"filter keystroke to repaint{note}", keys, 50)
     page.search._completer.popup().hide()
     page.search.set_text("")
     app.processEvents()
@@ -215,21 +215,32 @@ def scroll(page: Any) -> list[Clock]:
     return frames
 
 
-def measure_edits(page: Any, store: Any, report: Report) -> None:
-    """Bulk edits, their undo, the journal, saving, and the edit of one row."""
-    from so8t_engine.labels import Label
+def measure_edits(app: Any, page: Any, store: Any, report: Report) -> None:
+    """Bulk edits by keys, their undo, the journal, saving, and the edit of one row."""
+    from PySide6.QtCore import Qt
+    from PySide6.QtTest import QTest
+
     from so8t_studio.commands import dataset as commands
 
     ids = [sample.id for sample in store.samples]
-    for label, name in ((Label.REFUSE, "relabel all rows"), (Label.ALLOW, "relabel again")):
+    control = Qt.KeyboardModifier.ControlModifier
+    none = Qt.KeyboardModifier.NoModifier
+    page.table.setFocus()
+    for key, modifier, name, bound in (
+        (Qt.Key.Key_A, control, "Ctrl+A: select all rows", 100),
+        (Qt.Key.Key_3, none, "3: relabel all rows", 300),
+        (Qt.Key.Key_Z, control, "Ctrl+Z: undo of it", 300),
+        (Qt.Key.Key_Y, control, "Ctrl+Y: redo of it", 300),
+    ):
+        if key == Qt.Key.Key_Z:
+            page.table.selectAll()
+            app.processEvents()
         with Clock() as clock:
-            commands.relabel(store, ids, label)
+            QTest.keyClick(page.table, key, modifier)
+            app.processEvents()
             page.repaint()
-        report.add(name, clock.wall, clock.cpu, 300, "ms")
-    with Clock() as clock:
-        store.undo_stack.undo()
-        page.repaint()
-    report.add("undo of it", clock.wall, clock.cpu, 300, "ms")
+        report.add(name, clock.wall, clock.cpu, bound, "ms")
+    assert {sample.label.value for sample in store.samples} == {"REFUSE"}
     with Clock() as clock:
         store.flush_journal()
     report.add("journal on disk after the bulk edits", clock.wall, None, 1000, "ms")
@@ -261,7 +272,11 @@ def measure_window(folder: Path, path: Path, report: Report) -> None:
     report.add("import JSONL to usable table", clock.wall, clock.cpu, 2000, "ms")
     measure_keys(app, page, report)
     report.clocks("scroll frame", scroll(page), 16)
-    measure_edits(page, store, report)
+    page.model.set_sort((("request", False),))
+    app.processEvents()
+    measure_keys(app, page, report, ", sorted")
+    page.model.set_sort(())
+    measure_edits(app, page, store, report)
     app.processEvents()
     page.quality.run()
     time.sleep(0.5)

@@ -108,6 +108,9 @@ def check(
     groups = {"duplicate": exact_groups(samples)}
     exact_of = {row: group[0] for group in groups["duplicate"] for row in group}
     near = near_groups(samples, progress=progress, cancelled=cancelled)
+    notes = dataset_notes(samples)
+    if cancelled is not None and cancelled():
+        raise ScanCancelled
     groups["near_duplicate"] = [
         group for group in near if len({exact_of.get(row, row) for row in group}) > 1
     ]
@@ -123,7 +126,7 @@ def check(
                 findings.append(Finding(kind=kind, ids=ids, groups=tuple(members)))
         elif found[kind]:
             findings.append(Finding(kind=kind, ids=tuple(found[kind])))
-    return QualityReport(rows=len(samples), findings=findings, notes=dataset_notes(samples))
+    return QualityReport(rows=len(samples), findings=findings, notes=notes)
 
 
 def row_problems(sample: Sample) -> Iterator[str]:

@@ -128,22 +128,36 @@ class Query(Struct, frozen=True):
             QueryError: if a regular expression takes too long.
             SearchCancelled: if ``cancelled`` said so.
         """
-        left: bytes | None = None
-        for term in self.terms:
-            if term.slow:
-                continue
-            mask = kept.get(term.key) if kept is not None and term.keep else None
-            if mask is None:
-                mask = term.mask(samples, texts)
-                if kept is not None and term.keep:
-                    kept[term.key] = mask
-            left = mask if left is None else _both(left, mask)
+        left = self.mask(samples, texts, kept=kept)
         rows = list(samples) if left is None else list(compress(samples, left))
         slow = [term for term in self.terms if term.slow]
         if slow and rows:
             own = texts if left is None else list(compress(texts, left))
             rows = _slowly(slow, rows, own, cancelled)
         return rows
+
+    def mask(
+        self,
+        samples: Sequence[Sample],
+        texts: Sequence[str],
+        *,
+        kept: MutableMapping[str, bytes] | None = None,
+    ) -> bytes | None:
+        """Return one byte a row, 1 where all terms that are not slow match; None if there are none.
+
+        Arguments as for :meth:`select`.
+        """
+        left: bytes | None = None
+        for term in self.terms:
+            if term.slow:
+                continue
+            own = kept.get(term.key) if kept is not None and term.keep else None
+            if own is None:
+                own = term.mask(samples, texts)
+                if kept is not None and term.keep:
+                    kept[term.key] = own
+            left = own if left is None else _both(left, own)
+        return left
 
 
 def _both(left: bytes, right: bytes) -> bytes:

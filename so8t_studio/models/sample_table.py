@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import compress, count
 from operator import attrgetter, is_, is_not
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
 from PySide6.QtCore import (
     QAbstractTableModel,
     QModelIndex,
@@ -39,6 +41,8 @@ _MAX_RANGES = 64
 _MAX_PRECISE = 20_000
 _MAX_KEPT = 64
 _id_of = attrgetter("id")
+_CELL = Qt.ItemFlag.ItemIsSelectable | Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemNeverHasChildren
+_EDITABLE_CELL = _CELL | Qt.ItemFlag.ItemIsEditable
 
 
 class SampleTableModel(QAbstractTableModel):
@@ -67,6 +71,7 @@ class SampleTableModel(QAbstractTableModel):
         self._row_of: dict[str, int] | None = None
         self._moving = False
         self._kept: dict[str, bytes] = {}
+        self._ordered: tuple[list[Sample], NDArray[np.int64]] | None = None
         self._titles = column_titles()
         store.samples_changed.connect(self._on_samples_changed)
 
@@ -129,14 +134,12 @@ class SampleTableModel(QAbstractTableModel):
         return set_field(self._store, sample.id, name, str(value))
 
     def flags(self, index: Index) -> Qt.ItemFlag:
-        """Return what can be done with a cell."""
-        flags = super().flags(index)
+        """Return what can be done with a cell. Qt asks this for every cell of a selection."""
         if not index.isValid():
-            return flags
-        flags |= Qt.ItemFlag.ItemNeverHasChildren
+            return Qt.ItemFlag.NoItemFlags
         if self.COLUMNS[index.column()] in self.EDITABLE and not self._store.read_only:
-            flags |= Qt.ItemFlag.ItemIsEditable
-        return flags
+            return _EDITABLE_CELL
+        return _CELL
 
     def headerData(
         self,
@@ -205,6 +208,7 @@ class SampleTableModel(QAbstractTableModel):
     def set_sort(self, keys: Sequence[tuple[str, bool]]) -> None:
         """Sort by (column name, descending), the first key first; () is file order."""
         self._sort = tuple(key for key in keys if key[0] in self.COLUMNS)
+        self._ordered = None
         self._show(self._wanted_or_all())
         self.headerDataChanged.emit(Qt.Orientation.Horizontal, 0, len(self.COLUMNS) - 1)
 
@@ -249,13 +253,16 @@ class SampleTableModel(QAbstractTableModel):
 
     def set_rank(self, rank: Mapping[str, int]) -> None:
         """Show rows with the same rank together: identifier → rank; {} is file order."""
-        self._rank = rank
+        if rank != self._rank:
+            self._rank = rank
+            self._ordered = None
 
     # Following the store
 
     @Slot(object)
     def _on_samples_changed(self, change: DatasetChange) -> None:
         self._kept.clear()
+        self._ordered = None
         edit = change.edit
         if change.kind == "loaded" or edit is None:
             self._rank = {}
@@ -293,10 +300,52 @@ class SampleTableModel(QAbstractTableModel):
         if row >= 0 and not matches:
             self._remove(row, row)
             self.view_changed.emit()
-        elif matches and (self._is_ordered or row < 0):
-            rows = self._view if row >= 0 else [*self._view, new]
-            positions = self._store.rows.positions()
-            self._show(self._sorted(sorted(rows, key=lambda sample: positions[sample.id])))
+        elif row < 0 and matches:
+            place = self._place_of(new, self._view)
+            self.beginInsertRows(QModelIndex(), place, place)
+            self._view.insert(place, new)
+            self._row_of = None
+            self.endInsertRows()
+            self.view_changed.emit()
+        elif row >= 0 and self._is_ordered:
+            self._move(row, new)
+
+    def _move(self, row: int, sample: Sample) -> None:
+        """Put a row where its new values belong."""
+        others = self._view[:row] + self._view[row + 1 :]
+        place = self._place_of(sample, others)
+        if place == row:
+            return
+        end = place if place < row else place + 1  # as Qt counts, before the row has left
+        self.beginMoveRows(QModelIndex(), row, row, QModelIndex(), end)
+        others.insert(place, sample)
+        self._view = others
+        self._row_of = None
+        self.endMoveRows()
+        self.view_changed.emit()
+
+    def _place_of(self, sample: Sample, rows: Sequence[Sample]) -> int:
+        """Return where a row belongs among rows that stand in the order to show, by halving."""
+        positions = self._store.rows.positions()
+        last = len(self._rank)
+        keys: list[tuple[Callable[[Sample], Any], bool]] = [
+            (sort_key(name), descending) for name, descending in self._sort
+        ]
+        if self._rank:
+            keys.append((lambda one: self._rank.get(one.id, last), False))
+        keys.append((lambda one: positions[one.id], False))
+        own = [key(sample) for key, _ in keys]
+        low, high = 0, len(rows)
+        while low < high:
+            middle = (low + high) // 2
+            before = False
+            for (key, descending), value in zip(keys, own, strict=True):
+                other = key(rows[middle])
+                if other != value:
+                    before = (other > value) if descending else (other < value)
+                    break
+            low, high = (middle + 1, high) if before else (low, middle)
+        return low
 
     def _matches(self, sample: Sample) -> bool:
         try:
@@ -329,13 +378,30 @@ class SampleTableModel(QAbstractTableModel):
         """True while the rows stand in another order than that of the file."""
         return bool(self._sort or self._rank)
 
+    def _in_order(self) -> tuple[list[Sample], NDArray[np.int64]]:
+        """Return all rows in the order to show and their places in the file.
+
+        They are kept until the rows or the order change, so that typing does not sort again.
+        """
+        if self._ordered is None:
+            rows = self._sorted(list(self._store.samples))
+            places = map(self._store.rows.positions().__getitem__, map(_id_of, rows))
+            self._ordered = (rows, np.fromiter(places, np.int64, len(rows)))
+        return self._ordered
+
     def _wanted(self) -> list[Sample]:
+        """Return the rows of the filter in the order to show."""
         if len(self._kept) > _MAX_KEPT:
             self._kept.clear()
-        store = self._store
-        if self._query.is_empty:  # without asking for texts, which may not be folded yet
-            return self._sorted(list(store.samples))
-        return self._sorted(self._query.select(store.samples, store.texts, kept=self._kept))
+        store, query = self._store, self._query
+        if query.is_empty:  # search texts may not be folded yet; do not ask for them in vain
+            return list(self._in_order()[0] if self._is_ordered else store.samples)
+        if query.slow or not self._is_ordered:
+            return self._sorted(query.select(store.samples, store.texts, kept=self._kept))
+        mask = query.mask(store.samples, store.texts, kept=self._kept)
+        rows, places = self._in_order()
+        chosen = np.frombuffer(mask or b"", np.uint8)[places]
+        return list(compress(rows, chosen.tobytes()))
 
     def _wanted_or_all(self) -> list[Sample]:
         """Return the rows of the filter; a filter that fails on new rows is given up."""

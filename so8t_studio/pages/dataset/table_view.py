@@ -98,6 +98,8 @@ class SampleTableView(QTableView):
         header.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
         header.customContextMenuRequested.connect(self._on_header_menu_requested)
         header.sectionMoved.connect(self._on_section_moved)
+        # With the table's own, painting the header asks every cell of a selection for its flags.
+        header.setSelectionModel(QItemSelectionModel(self._samples, header))
 
     # Rows
 
@@ -270,8 +272,8 @@ class SampleTableView(QTableView):
 
 def next_after_label(view: SampleTableView, model: SampleTableModel) -> str:
     """Return the identifier of the row after the last selected one, '' at the end."""
-    rows = [index.row() for index in view.selectionModel().selectedRows()]
-    last = max(rows, default=view.currentIndex().row())
+    parts = view.selectionModel().selection()  # selectedRows() would ask every cell of them
+    last = max((part.bottom() for part in parts), default=view.currentIndex().row())
     sample = model.sample_at(last + 1)
     return sample.id if sample is not None else ""
 

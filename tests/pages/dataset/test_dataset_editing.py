@@ -416,7 +416,7 @@ def test_a_note_about_shortcut_words_opens_its_rows(page: DatasetPage, qtbot: Qt
 
 def test_a_long_check_shows_progress_and_can_be_cancelled(page: DatasetPage, qtbot: QtBot) -> None:
     given = [sample(f"r{n}", " ".join(f"{(n * k) % 977:x}word" for k in range(1, 20)))
-             for n in range(9000)]  # fmt: skip
+             for n in range(18_000)]  # fmt: skip
     commands.import_samples(page.context.dataset, given, mode="replace")
     page.tabs.setCurrentWidget(page.quality)
     if page.quality._task is None:
