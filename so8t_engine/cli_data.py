@@ -409,7 +409,8 @@ def export(
     as_json: _JsonOption = False,
 ) -> None:
     """Write a persona's dataset to a file; importing it again gives the same rows."""
-    from so8t_engine.samples.query import QueryError, parse_query, searchable
+    from so8t_engine.samples.query import parse_query, searchable
+    from so8t_engine.samples.query_terms import QueryError
 
     with _reported(as_json):
         samples = _load(None, workspace, persona)

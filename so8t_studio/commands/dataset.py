@@ -14,10 +14,10 @@ from PySide6.QtGui import QUndoCommand
 from so8t_engine.labels import Label
 from so8t_engine.samples.combine import ImportMode, plan_import
 from so8t_engine.samples.fields import clean_tags, clean_text
-from so8t_engine.samples.query import (
+from so8t_engine.samples.query import SearchCancelled
+from so8t_engine.samples.query_terms import (
     REGEX_SECONDS,
     QueryError,
-    SearchCancelled,
     compile_regex,
     pattern_error,
     too_slow,

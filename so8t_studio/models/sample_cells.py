@@ -9,7 +9,7 @@ from typing import Any
 from PySide6.QtCore import QCoreApplication
 
 from so8t_engine.labels import LABEL_INDEX
-from so8t_engine.samples.query import fold
+from so8t_engine.samples.query_terms import fold
 from so8t_engine.samples.schema import Sample
 
 COLUMNS: tuple[str, ...] = (

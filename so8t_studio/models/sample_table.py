@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import compress, count
 from operator import attrgetter, is_, is_not
 from typing import Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
 from PySide6.QtCore import (
     QAbstractTableModel,
     QModelIndex,
@@ -21,17 +19,18 @@ from PySide6.QtCore import (
 )
 
 from so8t_engine.labels import parse_label
-from so8t_engine.samples.query import Query, QueryError, searchable
+from so8t_engine.samples.query import Query, searchable
+from so8t_engine.samples.query_terms import QueryError
 from so8t_engine.samples.schema import SPLITS, Sample
 from so8t_studio.commands.dataset import relabel, set_field, set_split
 from so8t_studio.models.dataset_store import DatasetChange, DatasetStore
+from so8t_studio.models.row_order import RowOrder
 from so8t_studio.models.sample_cells import (
     COLUMNS,
     EDITABLE,
     cell_text,
     cell_value,
     column_titles,
-    sort_key,
 )
 from so8t_studio.models.sample_list import Edit
 
@@ -39,7 +38,6 @@ Index = QModelIndex | QPersistentModelIndex
 SAMPLE_ROLE = int(Qt.ItemDataRole.UserRole) + 1
 _MAX_RANGES = 64
 _MAX_PRECISE = 20_000
-_MAX_KEPT = 64
 _id_of = attrgetter("id")
 _CELL = Qt.ItemFlag.ItemIsSelectable | Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemNeverHasChildren
 _EDITABLE_CELL = _CELL | Qt.ItemFlag.ItemIsEditable
@@ -63,15 +61,11 @@ class SampleTableModel(QAbstractTableModel):
     def __init__(self, store: DatasetStore, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._store = store
-        self._query = Query()
-        self._sort: tuple[tuple[str, bool], ...] = ()
-        self._rank: Mapping[str, int] = {}
+        self._order = RowOrder(store)
         self._shown_order: tuple[object, ...] = ((), 0)
         self._view: list[Sample] = list(store.samples)
         self._row_of: dict[str, int] | None = None
         self._moving = False
-        self._kept: dict[str, bytes] = {}
-        self._ordered: tuple[list[Sample], NDArray[np.int64]] | None = None
         self._titles = column_titles()
         store.samples_changed.connect(self._on_samples_changed)
 
@@ -159,12 +153,12 @@ class SampleTableModel(QAbstractTableModel):
 
         The view draws the direction of the first key itself.
         """
-        names = [name for name, _ in self._sort]
+        names = [name for name, _ in self._order.sort]
         name = self.COLUMNS[section]
         if len(names) < 2 or name not in names:
             return self._titles[section]
         place = names.index(name)
-        arrow = "" if not place else "▴" if self._sort[place][1] else "▾"
+        arrow = "" if not place else "▴" if self._order.sort[place][1] else "▾"
         return f"{self._titles[section]}  {place + 1}{arrow}"
 
     def sort(self, column: int, order: Qt.SortOrder = Qt.SortOrder.AscendingOrder) -> None:
@@ -173,7 +167,7 @@ class SampleTableModel(QAbstractTableModel):
             self.set_sort(())
             return
         name = self.COLUMNS[column]
-        rest = tuple(key for key in self._sort if key[0] != name)[:3]
+        rest = tuple(key for key in self._order.sort if key[0] != name)[:3]
         self.set_sort(((name, order == Qt.SortOrder.DescendingOrder), *rest))
 
     # What the page asks
@@ -185,7 +179,7 @@ class SampleTableModel(QAbstractTableModel):
     @property
     def query(self) -> Query:
         """The filter in force."""
-        return self._query
+        return self._order.query
 
     def set_query(self, query: Query, found: list[Sample] | None = None) -> None:
         """Show only the rows that match.
@@ -197,25 +191,24 @@ class SampleTableModel(QAbstractTableModel):
         Raises:
             QueryError: if a regular expression takes too long; the old filter stays then.
         """
-        before, self._query = self._query, query
+        before, self._order.query = self._order.query, query
         try:
-            wanted = self._sorted(found) if found is not None else self._wanted()
+            wanted = self._order.sorted(found) if found is not None else self._order.wanted()
         except QueryError:
-            self._query = before
+            self._order.query = before
             raise
         self._show(wanted)
 
     def set_sort(self, keys: Sequence[tuple[str, bool]]) -> None:
         """Sort by (column name, descending), the first key first; () is file order."""
-        self._sort = tuple(key for key in keys if key[0] in self.COLUMNS)
-        self._ordered = None
+        self._order.sort = tuple(key for key in keys if key[0] in self.COLUMNS)
         self._show(self._wanted_or_all())
         self.headerDataChanged.emit(Qt.Orientation.Horizontal, 0, len(self.COLUMNS) - 1)
 
     @property
     def sort_keys(self) -> tuple[tuple[str, bool], ...]:
         """The sort in force."""
-        return self._sort
+        return self._order.sort
 
     @property
     def view(self) -> Sequence[Sample]:
@@ -228,7 +221,7 @@ class SampleTableModel(QAbstractTableModel):
 
     def row_of(self, sample_id: str) -> int:
         """Return the row of a sample, -1 if it is not shown."""
-        if self._row_of is None and not self._is_ordered and not self._moving:
+        if self._row_of is None and not self._order.is_ordered and not self._moving:
             return self._row_by_position(sample_id)
         if self._row_of is None:
             self._row_of = dict(zip(map(_id_of, self._view), count(), strict=False))
@@ -253,19 +246,16 @@ class SampleTableModel(QAbstractTableModel):
 
     def set_rank(self, rank: Mapping[str, int]) -> None:
         """Show rows with the same rank together: identifier → rank; {} is file order."""
-        if rank != self._rank:
-            self._rank = rank
-            self._ordered = None
+        self._order.rank = rank
 
     # Following the store
 
     @Slot(object)
     def _on_samples_changed(self, change: DatasetChange) -> None:
-        self._kept.clear()
-        self._ordered = None
+        self._order.rows_changed()
         edit = change.edit
         if change.kind == "loaded" or edit is None:
-            self._rank = {}
+            self._order.rank = {}
             self.beginResetModel()
             self._view = self._wanted_or_all()
             self._row_of = None
@@ -276,7 +266,7 @@ class SampleTableModel(QAbstractTableModel):
         if len(edit.changed) == 1 and stays:
             self._follow_one(*edit.changed[0])
             return
-        everything = self._query.is_empty and not self._is_ordered
+        everything = self._order.query.is_empty and not self._order.is_ordered
         if everything and stays and len(edit.changed) > _MAX_PRECISE:
             self._view = list(self._store.samples)
             self._cells_changed(0, len(self._view) - 1)
@@ -301,19 +291,19 @@ class SampleTableModel(QAbstractTableModel):
             self._remove(row, row)
             self.view_changed.emit()
         elif row < 0 and matches:
-            place = self._place_of(new, self._view)
+            place = self._order.place_of(new, self._view)
             self.beginInsertRows(QModelIndex(), place, place)
             self._view.insert(place, new)
             self._row_of = None
             self.endInsertRows()
             self.view_changed.emit()
-        elif row >= 0 and self._is_ordered:
+        elif row >= 0 and self._order.is_ordered:
             self._move(row, new)
 
     def _move(self, row: int, sample: Sample) -> None:
         """Put a row where its new values belong."""
         others = self._view[:row] + self._view[row + 1 :]
-        place = self._place_of(sample, others)
+        place = self._order.place_of(sample, others)
         if place == row:
             return
         end = place if place < row else place + 1  # as Qt counts, before the row has left
@@ -324,38 +314,17 @@ class SampleTableModel(QAbstractTableModel):
         self.endMoveRows()
         self.view_changed.emit()
 
-    def _place_of(self, sample: Sample, rows: Sequence[Sample]) -> int:
-        """Return where a row belongs among rows that stand in the order to show, by halving."""
-        positions = self._store.rows.positions()
-        last = len(self._rank)
-        keys: list[tuple[Callable[[Sample], Any], bool]] = [
-            (sort_key(name), descending) for name, descending in self._sort
-        ]
-        if self._rank:
-            keys.append((lambda one: self._rank.get(one.id, last), False))
-        keys.append((lambda one: positions[one.id], False))
-        own = [key(sample) for key, _ in keys]
-        low, high = 0, len(rows)
-        while low < high:
-            middle = (low + high) // 2
-            before = False
-            for (key, descending), value in zip(keys, own, strict=True):
-                other = key(rows[middle])
-                if other != value:
-                    before = (other > value) if descending else (other < value)
-                    break
-            low, high = (middle + 1, high) if before else (low, middle)
-        return low
-
     def _matches(self, sample: Sample) -> bool:
         try:
-            return self._query.is_empty or self._query.matches(sample, searchable(sample))
+            return self._order.query.is_empty or self._order.query.matches(
+                sample, searchable(sample)
+            )
         except QueryError as error:
             self._drop_query(error)
             return True
 
     def _drop_query(self, error: QueryError) -> None:
-        self._query = Query()
+        self._order.query = Query()
         self.query_failed.emit(str(error))
 
     def _refresh_cells(self, fresh: dict[str, Sample]) -> None:
@@ -373,75 +342,28 @@ class SampleTableModel(QAbstractTableModel):
     def _cells_changed(self, first: int, last: int) -> None:
         self.dataChanged.emit(self.index(first, 0), self.index(last, len(self.COLUMNS) - 1))
 
-    @property
-    def _is_ordered(self) -> bool:
-        """True while the rows stand in another order than that of the file."""
-        return bool(self._sort or self._rank)
-
-    def _in_order(self) -> tuple[list[Sample], NDArray[np.int64]]:
-        """Return all rows in the order to show and their places in the file.
-
-        They are kept until the rows or the order change, so that typing does not sort again.
-        """
-        if self._ordered is None:
-            rows = self._sorted(list(self._store.samples))
-            places = map(self._store.rows.positions().__getitem__, map(_id_of, rows))
-            self._ordered = (rows, np.fromiter(places, np.int64, len(rows)))
-        return self._ordered
-
-    def _wanted(self) -> list[Sample]:
-        """Return the rows of the filter in the order to show."""
-        if len(self._kept) > _MAX_KEPT:
-            self._kept.clear()
-        store, query = self._store, self._query
-        if query.is_empty:  # search texts may not be folded yet; do not ask for them in vain
-            return list(self._in_order()[0] if self._is_ordered else store.samples)
-        if query.slow or not self._is_ordered:
-            return self._sorted(query.select(store.samples, store.texts, kept=self._kept))
-        mask = query.mask(store.samples, store.texts, kept=self._kept)
-        rows, places = self._in_order()
-        chosen = np.frombuffer(mask or b"", np.uint8)[places]
-        return list(compress(rows, chosen.tobytes()))
-
     def _wanted_or_all(self) -> list[Sample]:
         """Return the rows of the filter; a filter that fails on new rows is given up."""
         try:
-            return self._wanted()
+            return self._order.wanted()
         except QueryError as error:
             self._drop_query(error)
-            return self._wanted()
+            return self._order.wanted()
 
     def _wanted_after(self, edit: Edit) -> list[Sample]:
         """Return the rows of the filter; a slow one looks at the rows of the edit only."""
-        if not self._query.slow:
-            return self._wanted()
-        touched = [new for _, new in (*edit.changed, *edit.inserted)]
         try:
-            found = self._query.select(touched, [searchable(sample) for sample in touched])
+            return self._order.wanted_after(edit, self._view)
         except QueryError as error:
             self._drop_query(error)
-            return self._wanted()
-        members = set(map(_id_of, self._view))
-        members.difference_update(map(_id_of, touched))
-        members.update(map(_id_of, found))
-        rows = self._store.samples
-        return self._sorted(list(compress(rows, map(members.__contains__, map(_id_of, rows)))))
-
-    def _sorted(self, rows: list[Sample]) -> list[Sample]:
-        """Return rows, which are in file order, in the order to show; sorts the list itself."""
-        if self._rank:
-            last = len(self._rank)
-            rows.sort(key=lambda sample: self._rank.get(sample.id, last))
-        for name, descending in reversed(self._sort):
-            rows.sort(key=sort_key(name), reverse=descending)
-        return rows
+            return self._order.wanted()
 
     def _show(self, wanted: list[Sample]) -> None:
         """Move from the rows that are shown to ``wanted`` with as few signals as possible."""
         old = self._view
         if len(old) == len(wanted) and all(map(is_, old, wanted)):
             return
-        order = (self._sort, id(self._rank) if self._rank else 0)
+        order = self._order.name
         self._moving = True
         if order != self._shown_order and len(old) == len(wanted) and (
             set(map(_id_of, old)) == set(map(_id_of, wanted))

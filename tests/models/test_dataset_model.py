@@ -16,7 +16,8 @@ from pytestqt.qtbot import QtBot
 
 from so8t_engine.labels import LABELS, Label
 from so8t_engine.samples.combine import ImportMode
-from so8t_engine.samples.query import QueryError, parse_query, searchable
+from so8t_engine.samples.query import parse_query, searchable
+from so8t_engine.samples.query_terms import QueryError
 from so8t_engine.samples.schema import Sample
 from so8t_engine.workspace.workspace import Workspace
 from so8t_studio.commands import dataset as commands

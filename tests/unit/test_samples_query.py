@@ -12,14 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from so8t_engine.labels import LABELS, Label
-from so8t_engine.samples.query import (
-    Facts,
-    QueryError,
-    SearchCancelled,
-    parse_query,
-    quote,
-    searchable,
-)
+from so8t_engine.samples.query import SearchCancelled, parse_query, quote, searchable
+from so8t_engine.samples.query_terms import Facts, QueryError
 from so8t_engine.samples.schema import SPLITS, Sample
 
 WORDS = ("Kill", "skill", "会議室", "ｋｉｌｌ", "RÉSUMÉ", "résumé", "a-b", "x", "schön")

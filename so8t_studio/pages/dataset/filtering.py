@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from PySide6.QtCore import QObject, Signal, Slot
 
-from so8t_engine.samples.query import Facts, Query, QueryError, SearchCancelled, parse_query
+from so8t_engine.samples.query import Query, SearchCancelled, parse_query
+from so8t_engine.samples.query_terms import Facts, QueryError
 from so8t_engine.samples.schema import Sample
 from so8t_studio.models.background import Reporter, Task
 from so8t_studio.models.dataset_store import DatasetStore

@@ -16,7 +16,7 @@ from PySide6.QtWidgets import (
 )
 
 from so8t_engine.labels import Label
-from so8t_engine.samples.query import Facts
+from so8t_engine.samples.query_terms import Facts
 from so8t_engine.samples.schema import Sample
 from so8t_studio.context import AppContext
 from so8t_studio.models.dataset_store import DatasetChange
