@@ -39,6 +39,10 @@ from so8t_studio.pages.dataset.mapping_table import MappingTable
 from so8t_studio.widgets.label_chip import SIGNS
 
 PREVIEW_ROWS = 50
+_ENCODING_NAMES = {
+    "cp1252": "cp1252 (Latin-1)", "cp932": "cp932 (Shift_JIS)", "utf-8-sig": "utf-8 (with BOM)",
+    "utf-16": "utf-16 (with BOM)",
+}  # fmt: skip
 _PREVIEW_FIELDS = ("label", "request", "context", "response", "rationale", "category", "language",
                    "tags", "split")  # fmt: skip
 _KINDS = {"jsonl": "JSON Lines", "json": "JSON", "csv": "CSV", "tsv": "TSV", "parquet": "Parquet"}
@@ -164,7 +168,7 @@ class ImportDialog(QDialog):
         )
         self.encoding_box.addItem(self.tr("Encoding: found by itself"), "")
         for name in ENCODINGS:
-            self.encoding_box.addItem(name, name)
+            self.encoding_box.addItem(_ENCODING_NAMES.get(name, name), name)
         self.encoding_box.activated.connect(self._start)
         row.addWidget(self.encoding_box)
         row.addStretch(1)
@@ -298,7 +302,8 @@ class ImportDialog(QDialog):
         self.summary.setText(" ".join(parts))
         words = [_KINDS.get(result.format, result.format)]
         if result.encoding != "binary":
-            words.append(self.tr("encoding {name}").format(name=result.encoding))
+            name = _ENCODING_NAMES.get(result.encoding, result.encoding)
+            words.append(self.tr("encoding {name}").format(name=name))
         if result.repaired:
             first = result.repaired[0]
             words.append(

@@ -138,6 +138,9 @@ class SampleTableView(QTableView):
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         """Handle the keys of a labelling session; everything else is Qt's."""
+        if self.state() == QAbstractItemView.State.EditingState:
+            super().keyPressEvent(event)  # the Enter with which an editor in a cell ends
+            return
         plain = event.modifiers() in (
             Qt.KeyboardModifier.NoModifier, Qt.KeyboardModifier.KeypadModifier
         )  # fmt: skip

@@ -86,7 +86,7 @@ def test_another_encoding_can_be_chosen(page: DatasetPage, qtbot: QtBot, tmp_pat
             qtbot.waitUntil(lambda: not dialog.progress.isVisible(), timeout=5000)
             cell = dialog.preview.item(0, 1)
             seen[name] = cell.text() if cell is not None else ""
-            assert f"encoding {name}" in dialog.details.text()
+            assert f"encoding {name} (" in dialog.details.text()
         confirm(qtbot)(dialog)
 
     import_file(page, qtbot, path, act)

@@ -11,6 +11,8 @@ from PySide6.QtCore import QMimeData, QPointF, Qt, QUrl
 from PySide6.QtGui import QDropEvent
 from PySide6.QtWidgets import (
     QAbstractButton,
+    QApplication,
+    QComboBox,
     QFileDialog,
     QLineEdit,
     QMessageBox,
@@ -171,7 +173,7 @@ def test_import_with_bad_rows_corrected_in_place(
     in_dialog(drive)
     click(qtbot, page, "button_import")
     assert seen["summary"] == "2 rows can be imported. 1 row cannot; see “Rejected”."
-    assert "CSV" in seen["details"] and "utf-8-sig" in seen["details"]
+    assert "CSV" in seen["details"] and "utf-8 (with BOM)" in seen["details"]
     assert seen["rejected"][:4] == ["外部.csv", "3", "label", "MAYBE"]
     assert "MAYBE" in seen["rejected"][4]
     assert seen["button"] == "Import 3 rows"
@@ -356,3 +358,37 @@ def test_a_journal_that_cannot_be_written_is_announced(page: DatasetPage, qtbot:
     click(qtbot, page.banner, "bannerAction")
     assert not page.context.dataset.modified and not page.banner.isVisible()
     assert persona.load_samples()[0].label is Label.REFUSE
+
+
+def test_cells_are_edited_in_place(page: DatasetPage, qtbot: QtBot) -> None:
+    store = page.context.dataset
+
+    def edit(row: int, name: str) -> QWidget:
+        index = page.model.index(row, page.model.COLUMNS.index(name))
+        page.table.setCurrentIndex(index)
+        page.table.setFocus()
+        qtbot.waitUntil(lambda: not page.table.findChildren(QComboBox), timeout=2000)
+        qtbot.keyClick(page.table, Qt.Key.Key_F2)
+        editor = QApplication.focusWidget()
+        assert editor is not None and editor is not page.table
+        return editor
+
+    label = edit(0, "label")
+    assert isinstance(label, QComboBox) and label.currentData() == "ALLOW"
+    qtbot.keyClick(label, Qt.Key.Key_Down)
+    qtbot.keyClick(label, Qt.Key.Key_Return)
+    qtbot.waitUntil(page.table.hasFocus, timeout=2000)
+    qtbot.waitUntil(lambda: store.samples[0].label is Label.ESCALATE, timeout=2000)
+    split = edit(1, "split")
+    qtbot.keyClick(split, Qt.Key.Key_End)
+    qtbot.keyClick(split, Qt.Key.Key_Return)
+    qtbot.waitUntil(page.table.hasFocus, timeout=2000)
+    qtbot.waitUntil(lambda: store.samples[1].split == "test", timeout=2000)
+    text = edit(2, "category")
+    assert isinstance(text, QLineEdit)
+    text.selectAll()
+    qtbot.keyClicks(text, "travel")
+    qtbot.keyClick(text, Qt.Key.Key_Return)
+    qtbot.waitUntil(page.table.hasFocus, timeout=2000)
+    qtbot.waitUntil(lambda: store.samples[2].category == "travel", timeout=2000)
+    assert store.undo_stack.count() == 3
