@@ -89,6 +89,7 @@ class ImportDialog(QDialog):
         self.tabs.addTab(self.both, self.tr("Columns and first rows"))
         self.tabs.addTab(self._rejected_page, self.tr("Rejected"))
         column.addWidget(self.tabs, 1)
+        column.addStretch()  # room below the sentence that stands alone when a file is refused
         column.addLayout(self._make_bottom(rows_now))
         self._start()
 
