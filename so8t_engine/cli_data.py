@@ -17,7 +17,8 @@ from rich.table import Table
 from so8t_engine.cli_common import JsonOption, PersonaOption, WorkspaceOption
 from so8t_engine.errors import DataError, So8tError
 from so8t_engine.jobs.selection import choose_persona
-from so8t_engine.samples.quality import KINDS, check, surplus_duplicates
+from so8t_engine.samples.combine import IMPORT_MODES, carry_out, plan_import
+from so8t_engine.samples.quality import KINDS, check, surplus_duplicates, surplus_near
 from so8t_engine.samples.readers import ImportResult, read_samples
 from so8t_engine.samples.schema import Sample
 from so8t_engine.samples.split import assign_splits, split_table
@@ -129,6 +130,7 @@ def import_(
     map_: Annotated[
         list[str] | None, typer.Option("--map", help="COLUMN=FIELD; repeat for more.")
     ] = None,
+    encoding: Annotated[str, typer.Option(help="Of the files, if the detection is wrong.")] = "",
     format_: Annotated[str, typer.Option("--format", help="Of --out; default: by name.")] = "",
     workspace: WorkspaceOption = None,
     persona: PersonaOption = None,
@@ -139,13 +141,16 @@ def import_(
     Rows that cannot be read are named and left out, with exit code 3; the others are imported.
     """
     with _reported(as_json):
-        if mode not in ("append", "merge", "replace"):
+        way = next((one for one in IMPORT_MODES if one == mode), None)
+        if way is None:
             raise DataError(f"{mode!r} is not a mode.", next_step="Use append, merge or replace.")
         mapping = _mapping(map_)
         results = []
         for path in files:
             with _progress(f"Reading {path.name}") as progress:
-                results.append(read_samples(path, mapping=mapping, progress=progress))
+                results.append(
+                    read_samples(path, mapping=mapping, encoding=encoding, progress=progress)
+                )
             _warn_rejected(results[-1])
         samples = [sample for result in results for sample in result.samples]
         bad = [row for result in results for row in result.rejected]
@@ -162,9 +167,10 @@ def import_(
             added, updated = len(samples), 0
         else:
             with _persona(workspace, persona, write=True) as target:
-                old = [] if mode == "replace" else target.load_samples()
-                merged, added, updated = _combine(old, samples, mode)
-                target.save_samples(merged)
+                old = [] if way == "replace" else target.load_samples()
+                plan = plan_import({sample.id: sample for sample in old}, samples, way)
+                added, updated = len(plan.fresh), len(plan.changed)
+                target.save_samples(carry_out(old, plan, way))
                 where = str(target.dataset_path)
         summary = {
             "imported": len(samples), "added": added, "updated": updated, "rejected": len(bad),
@@ -196,30 +202,7 @@ def _mapping(pairs: list[str] | None) -> dict[str, str] | None:
 
 def _unique(samples: Sequence[Sample]) -> list[Sample]:
     """Return rows of several files with unique identifiers."""
-    return _combine([], samples, "append")[0]
-
-
-def _combine(
-    old: Sequence[Sample], new: Sequence[Sample], mode: str
-) -> tuple[list[Sample], int, int]:
-    """Return all rows, and how many were added and updated."""
-    rows = {sample.id: sample for sample in old}
-    added = updated = 0
-    for sample in new:
-        if sample.id not in rows:
-            added += 1
-        elif mode == "merge":
-            updated += rows[sample.id] != sample
-        else:
-            number = 2
-            while f"{sample.id}-{number}" in rows:
-                number += 1
-            fresh = f"{sample.id}-{number}"
-            rows[fresh] = msgspec.structs.replace(sample, id=fresh)
-            added += 1
-            continue
-        rows[sample.id] = sample
-    return list(rows.values()), added, updated
+    return plan_import({}, samples, "append").fresh
 
 
 @data_app.command("check")
@@ -270,14 +253,15 @@ def check_(
 def dedupe(
     data: _DataArgument = None,
     out: _OutOption = None,
+    near: Annotated[bool, typer.Option(help="Near-duplicates too, not only equal rows.")] = False,
     workspace: WorkspaceOption = None,
     persona: PersonaOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Keep the first of rows with the same request and label; conflicts are left alone."""
+    """Keep one of the rows with the same request and label; conflicts are left alone."""
     with _reported(as_json):
         samples = _load(data, workspace, persona)
-        surplus = set(surplus_duplicates(samples))
+        surplus = set(surplus_near(samples) if near else surplus_duplicates(samples))
         kept = [sample for sample in samples if sample.id not in surplus]
         if data is not None and out is None:
             raise DataError("Where should the result go?", next_step="Name a file with --out.")
@@ -294,6 +278,9 @@ def split(
     data: _DataArgument = None,
     out: _OutOption = None,
     validation: Annotated[float, typer.Option(help="Share to hold out.", min=0.01, max=0.9)] = 0.15,
+    test: Annotated[
+        float, typer.Option(help="Share to put into the locked test split.", min=0.0, max=0.5)
+    ] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the draw.", min=0)] = 17,
     again: Annotated[
         bool, typer.Option(help="Divide rows again that have a split (never test rows).")
@@ -312,8 +299,9 @@ def split(
                        for s in samples]  # fmt: skip
         with _progress("Comparing rows") as progress:
             result = assign_splits(
-                samples, validation_fraction=validation, seed=seed, progress=progress
-            )
+                samples, validation_fraction=validation, test_fraction=test, seed=seed,
+                progress=progress,
+            )  # fmt: skip
         where = _store(result, out, workspace, persona)
         table = split_table(result)
         if as_json:
@@ -338,13 +326,20 @@ def stats(
 ) -> None:
     """Count rows by label, language, category and split, and measure lengths."""
     with _reported(as_json):
-        samples = _load(data, workspace, persona)
-        found = summarize(samples, _tokens())
+        reference = "default"
+        if data is None:
+            with _persona(workspace, persona) as opened:
+                samples, reference = opened.load_samples(), opened.info.base_model
+        else:
+            samples = _read(data).samples
+        found = summarize(samples, _tokens(reference))
         if as_json:
             _print_json(found)
             return
         typer.echo(f"{found.rows:,} rows")
-        for title, table in (("language", found.languages), ("category", found.categories)):
+        for title, table in (
+            ("language", found.languages), ("category", found.categories), ("split", found.splits),
+        ):  # fmt: skip
             shown = Table(title, *found.labels, "all")
             for name, counts in table.items():
                 cells = [f"{count:,}" for count in counts.values()]
@@ -357,12 +352,12 @@ def stats(
             )
 
 
-def _tokens() -> Callable[[list[str]], list[int]] | None:
+def _tokens(reference: str) -> Callable[[list[str]], list[int]] | None:
     from so8t_engine.model.base_cache import resolve_base
 
     try:
-        return token_counter(resolve_base("default"))
-    except So8tError:
+        return token_counter(resolve_base(reference))
+    except (So8tError, OSError):
         return None
 
 
@@ -426,7 +421,8 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write a persona's dataset to a file; importing it again gives the same rows."""
-    from so8t_engine.samples.query import QueryError, parse_query, searchable
+    from so8t_engine.samples.query import parse_query, searchable
+    from so8t_engine.samples.query_terms import QueryError
 
     with _reported(as_json):
         samples = _load(None, workspace, persona)

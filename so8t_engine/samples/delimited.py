@@ -127,8 +127,9 @@ def _header(path: Path, lines: _Lines) -> str:
 
 def _columns(path: Path, header: str, delimiter: str) -> list[str]:
     if header.count(delimiter) >= MAX_COLUMNS:
+        cut = "more than " if len(header) >= MAX_ROW_CHARS - 1 else ""
         raise DataError(
-            f"{path.name} has {header.count(delimiter) + 1:,} columns; "
+            f"{path.name} has {cut}{header.count(delimiter) + 1:,} columns; "
             f"the limit is {MAX_COLUMNS:,}.",
             next_step="Choose a table with one sample a row.",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import re
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import BinaryIO
@@ -16,8 +17,17 @@ from so8t_engine.errors import DataError
 MAX_LINE_BYTES = 4 * 1024 * 1024
 _PROBE_BYTES = 256 * 1024
 _CHUNK = 1024 * 1024
-_CANDIDATES = ["cp932", "euc_jp", "cp1252", "latin_1", "gb18030", "euc_kr", "big5", "utf_16_le",
-               "utf_16_be"]  # fmt: skip
+_CANDIDATES = ["cp932", "euc_jp", "cp1252", "latin_1", "gb18030", "euc_kr", "big5"]
+_WIDE_CANDIDATES = ["utf_16_le", "utf_16_be"]
+# What a reader may be told to use when the detection is wrong, as Python names them.
+ENCODINGS: tuple[str, ...] = (
+    "utf-8", "utf-16", "utf-16-le", "utf-16-be", "cp932", "euc_jp", "cp1252", "latin-1", "gb18030",
+    "euc_kr", "big5",
+)  # fmt: skip
+_KANA = re.compile("[\u3041-\u30fa\u30fc-\u30fe]")
+_CJK = re.compile(
+    "[\u3000-\u30ff\u3400-\u9fff\uff01-\uff5e\u2010-\u2026\u25a0-\u25ff\u2190-\u2193]"
+)
 _BOMS: tuple[tuple[bytes, str], ...] = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -79,9 +89,12 @@ def detect_encoding(path: Path) -> str:
             raise _binary(path)
         if _mostly_utf8(probe, stream):
             return "utf-8"
-    best = from_bytes(
-        _sample_of_high_bytes(path, probe), cp_isolation=_CANDIDATES, threshold=0.4
-    ).best()
+    sample = _sample_of_high_bytes(path, probe)
+    # Text in UTF-16 has zero bytes at its line ends; text in any other of these never has one.
+    candidates = _WIDE_CANDIDATES if 0 in probe else _CANDIDATES
+    if candidates is _CANDIDATES and (japanese := _japanese(sample)):
+        return japanese
+    best = from_bytes(sample, cp_isolation=candidates, threshold=0.4).best()
     if best is None:
         controls = sum(byte < 32 and byte not in b"\t\r\n\x0b\x0c\x1b" for byte in probe)
         if controls > len(probe) // 100:
@@ -96,6 +109,24 @@ def _binary(path: Path) -> DataError:
         f"{path.name} is a binary file, not a dataset.",
         next_step="Choose a JSON Lines, JSON, CSV, TSV or Parquet file.",
     )
+
+
+def _japanese(sample: bytes) -> str:
+    """Return cp932 or euc_jp where the sample reads as Japanese in it, else ''.
+
+    A few lines are too little for statistics. But hiragana in one of the two encodings is invalid,
+    or half-width katakana, in the other, and bytes 0x81 to 0x9F begin a character in cp932 only.
+    """
+    for name in ("cp932", "euc_jp"):
+        text = sample.decode(name, "replace")
+        beyond = [sign for sign in text if ord(sign) > 127]
+        fitting = len(_CJK.findall(text))
+        if not beyond or fitting < 0.9 * len(beyond):
+            continue
+        lead = sum(0x81 <= byte <= 0x9F for byte in sample)
+        if _KANA.search(text) or (name == "cp932" and lead * 2 >= fitting):
+            return name
+    return ""
 
 
 def _utf16_without_bom(probe: bytes) -> str:

@@ -15,6 +15,7 @@ from so8t_engine.labels import parse_label
 from so8t_engine.samples.schema import SPLITS, Sample
 
 MAX_TEXT_CHARS = 1_000_000
+MAX_FIELDS = 1024
 
 _SYNONYMS: dict[str, str] = {
     **dict.fromkeys(
@@ -284,6 +285,8 @@ class RowReader:
         Raises:
             RowProblem: if it is none.
         """
+        if len(row) > MAX_FIELDS:
+            raise RowProblem("", "", f"the row has more than {MAX_FIELDS:,} fields")
         fields = self._fields(row)
         if "messages" in fields:
             value = fields.pop("messages")

@@ -199,15 +199,23 @@ def _elements(window: _Window) -> Iterator[JsonRow]:
 
 def _may_be_cut(window: _Window, error: Exception) -> bool:
     """Tell whether the element may just go on beyond what was read so far."""
-    left = len(window.text) - window.position
-    if window.ended or left > MAX_LINE_BYTES or not isinstance(error, json.JSONDecodeError):
+    if window.ended or not isinstance(error, json.JSONDecodeError) or _is_too_long(window):
         return False
     return "Unterminated" in error.msg or len(window.text) - error.pos < 32
 
 
+def _is_too_long(window: _Window) -> bool:
+    return len(window.text) - window.position > MAX_LINE_BYTES
+
+
 def _resync(window: _Window, line: int, error: Exception) -> JsonRow:
     """Report the damaged element and move to the next one that looks like an object."""
-    reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+    if not isinstance(error, json.JSONDecodeError):
+        reason = "the row is nested too deeply"
+    elif _is_too_long(window) and len(window.text) - error.pos < 32:
+        reason = f"the row is longer than {MAX_LINE_BYTES >> 20} MiB"
+    else:
+        reason = f"not valid JSON: {error.msg}"
     raw = window.text[window.position : window.position + 2000]
     start = max(getattr(error, "pos", 0) - 1, window.position)
     if isinstance(error, json.JSONDecodeError) and "Unterminated" in error.msg:
@@ -223,4 +231,4 @@ def _resync(window: _Window, line: int, error: Exception) -> JsonRow:
             window.position = len(window.text)
             break
         start = 0
-    return JsonRow(line, None, f"not valid JSON: {reason}", raw)
+    return JsonRow(line, None, reason, raw)

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from so8t_engine.labels import LABELS
-from so8t_engine.samples.duplicates import exact_groups, near_groups
+from so8t_engine.samples.duplicates import ScanCancelled, exact_groups, near_groups
 from so8t_engine.samples.schema import Sample
 
 MIN_REQUEST_CHARS = 3
@@ -36,6 +36,7 @@ Cancelled = Callable[[], bool]
 
 KINDS: dict[str, str] = {
     "conflict": "Same or nearly the same request with different labels",
+    "leak": "Nearly the same request in more than one split",
     "duplicate": "The same request more than once",
     "near_duplicate": "Nearly the same request more than once",
     "empty": "The request is empty",
@@ -99,16 +100,23 @@ def check(
         ScanCancelled: if ``cancelled`` said so.
     """
     found: dict[str, list[str]] = defaultdict(list)
-    for sample in samples:
+    for number, sample in enumerate(samples):
+        if cancelled is not None and number % 1000 == 0 and cancelled():
+            raise ScanCancelled
         for kind in row_problems(sample):
             found[kind].append(sample.id)
     groups = {"duplicate": exact_groups(samples)}
     exact_of = {row: group[0] for group in groups["duplicate"] for row in group}
     near = near_groups(samples, progress=progress, cancelled=cancelled)
+    notes = dataset_notes(samples)
+    if cancelled is not None and cancelled():
+        raise ScanCancelled
     groups["near_duplicate"] = [
         group for group in near if len({exact_of.get(row, row) for row in group}) > 1
     ]
     groups["conflict"] = [group for group in near if len({samples[row].label for row in group}) > 1]
+    groups["leak"] = [group for group in near
+                      if len({samples[row].split for row in group} - {""}) > 1]  # fmt: skip
     findings = []
     for kind in KINDS:
         if kind in groups:
@@ -118,7 +126,7 @@ def check(
                 findings.append(Finding(kind=kind, ids=ids, groups=tuple(members)))
         elif found[kind]:
             findings.append(Finding(kind=kind, ids=tuple(found[kind])))
-    return QualityReport(rows=len(samples), findings=findings, notes=dataset_notes(samples))
+    return QualityReport(rows=len(samples), findings=findings, notes=notes)
 
 
 def row_problems(sample: Sample) -> Iterator[str]:
@@ -245,13 +253,27 @@ def _shortcuts(samples: Sequence[Sample], labels: Counter[str]) -> list[Note]:
     ]
 
 
+def surplus(groups: Sequence[Sequence[Sample]]) -> list[str]:
+    """Return all but one row of each group whose rows have one label.
+
+    The row that stays is the first of the test split, which is locked, or else the first.
+    """
+    extra = []
+    for group in groups:
+        if len({sample.label for sample in group}) == 1:
+            kept = next((sample for sample in group if sample.split == "test"), group[0])
+            extra += [sample.id for sample in group if sample is not kept]
+    return extra
+
+
 def surplus_duplicates(samples: Sequence[Sample]) -> list[str]:
-    """Return all but the first row of each group of equal requests with one label."""
-    surplus = []
-    for group in exact_groups(samples):
-        if len({samples[row].label for row in group}) == 1:
-            surplus += [samples[row].id for row in group[1:]]
-    return surplus
+    """Return the rows to delete so that each request with one label is left once."""
+    return surplus([[samples[row] for row in group] for group in exact_groups(samples)])
+
+
+def surplus_near(samples: Sequence[Sample]) -> list[str]:
+    """Return the rows to delete so that of near-duplicates with one label one is left."""
+    return surplus([[samples[row] for row in group] for group in near_groups(samples)])
 
 
 def strip_controls(sample: Sample) -> Sample:
@@ -288,9 +310,16 @@ def fix(sample: Sample, kind: str) -> Sample:
         language = {"ja": "ja", "ko": "ko", "latin": "en"}.get(script, sample.language)
         return replace(sample, language=language)
     if kind == "personal":
-        tags = sample.tags if "personal-data" in sample.tags else (*sample.tags, "personal-data")
-        return replace(sample, tags=tags)
+        return _tagged(sample, "personal-data")
+    if kind in ("short", "long", "no_rationale"):
+        return _tagged(sample, "review")
     return sample
 
 
-FIXABLE = frozenset(("duplicate", "control", "mojibake", "language", "personal"))
+def _tagged(sample: Sample, tag: str) -> Sample:
+    if tag in sample.tags:
+        return sample
+    return msgspec.structs.replace(sample, tags=(*sample.tags, tag))
+
+
+FIXABLE = frozenset(KINDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +14,7 @@ from msgspec import Struct
 
 from so8t_engine.errors import DataError
 from so8t_engine.samples import delimited, jsonrows
-from so8t_engine.samples.encodings import Progress, detect_encoding, iter_lines
+from so8t_engine.samples.encodings import ENCODINGS, Progress, detect_encoding, iter_lines
 from so8t_engine.samples.fields import (
     Repaired,
     RowProblem,
@@ -108,6 +109,12 @@ def read_samples(
     """
     path = Path(path)
     try:
+        codecs.lookup(encoding or "utf-8")
+    except LookupError as error:
+        raise DataError(
+            f"{encoding!r} is not an encoding.", next_step=f"Use one of: {', '.join(ENCODINGS)}."
+        ) from error
+    try:
         return _read(path, mapping, progress, cancelled, limit, encoding)
     except OSError as error:
         raise DataError(
@@ -160,7 +167,9 @@ def _text_format(path: Path, encoding: str) -> str:
     head = ""
     with contextlib.closing(iter_lines(path, encoding)) as lines:
         for line in lines:
-            head = (line.text or "").strip()
+            # A whole array may stand in one line that is too long for a row.
+            text = line.text if line.text is not None else line.raw.decode("utf-8", "replace")
+            head = text.strip()
             if head:
                 break
     if head.startswith(("[", "{")):

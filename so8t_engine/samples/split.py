@@ -17,10 +17,12 @@ def assign_splits(
     *,
     validation_fraction: float,
     seed: int,
+    test_fraction: float = 0.0,
+    groups: Sequence[Sequence[int]] | None = None,
     progress: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> list[Sample]:
-    """Return the samples with every empty split filled by ``train`` or ``validation``.
+    """Return the samples with every empty split filled by ``train``, ``validation`` or ``test``.
 
     Splits that are given stay. Near-duplicates never straddle: rows without a split follow the
     rows of their group that have one (``train`` wins over ``validation``, and a neighbour of a
@@ -31,6 +33,8 @@ def assign_splits(
         samples: in any order.
         validation_fraction: share of the rows to hold out, in (0, 1).
         seed: of the draw.
+        test_fraction: share of the rows without a split to put into ``test``, in [0, 1).
+        groups: row numbers of near-duplicates where they are known; None looks for them.
         progress: rows compared and in all.
         cancelled: asked now and then; :class:`~so8t_engine.samples.duplicates.ScanCancelled`.
     """
@@ -38,7 +42,9 @@ def assign_splits(
     if all(sample.split for sample in result):
         return result
     owner = list(range(len(result)))
-    for group in near_groups(result, progress=progress, cancelled=cancelled):
+    if groups is None:
+        groups = near_groups(result, progress=progress, cancelled=cancelled)
+    for group in groups:
         for row in group:
             owner[row] = group[0]
     members: dict[int, list[int]] = defaultdict(list)
@@ -55,24 +61,38 @@ def assign_splits(
             strata = [(result[row].label.value, result[row].language) for row in rows]
             free[max(sorted(set(strata)), key=strata.count)].append(rows)
     for stratum in sorted(free):
-        _draw(result, free[stratum], validation_fraction, f"{seed}|{'|'.join(stratum)}")
+        left, name, share = free[stratum], f"{seed}|{'|'.join(stratum)}", validation_fraction
+        if test_fraction:
+            left = _draw(result, left, test_fraction, f"test|{name}", "test")
+            share = min(validation_fraction / (1 - test_fraction), 1.0)
+        for rows in _draw(result, left, share, name, "validation"):
+            _fill(result, rows, "train")
     return result
 
 
-def _draw(result: list[Sample], groups: list[list[int]], fraction: float, seed: str) -> None:
-    """Give whole groups to validation until its share of the stratum is reached best."""
-    groups.sort(key=lambda rows: min(result[row].id for row in rows))
+def straddling(samples: Sequence[Sample], groups: Sequence[Sequence[int]]) -> int:
+    """Return how many groups of row numbers are in more than one split."""
+    return sum(len({samples[row].split for row in group} - {""}) > 1 for group in groups)
+
+
+def _draw(
+    result: list[Sample], groups: list[list[int]], fraction: float, seed: str, split: str
+) -> list[list[int]]:
+    """Give whole groups to a split until its share is reached best; return the other groups."""
+    groups = sorted(groups, key=lambda rows: min(result[row].id for row in rows))
     random.Random(seed).shuffle(groups)
     total = sum(len(rows) for rows in groups)
-    wanted = total * fraction
-    target = round(wanted)
+    target = round(total * fraction)
     if total >= 2 and len(groups) >= 2:
         target = min(max(target, 1), total - 1)  # both sides see every stratum that can be cut
-    taken = 0
+    taken, others = 0, []
     for rows in groups:
-        into_validation = target > 0 and taken + len(rows) <= target
-        taken += len(rows) if into_validation else 0
-        _fill(result, rows, "validation" if into_validation else "train")
+        if target > 0 and taken + len(rows) <= target:
+            taken += len(rows)
+            _fill(result, rows, split)
+        else:
+            others.append(rows)
+    return others
 
 
 def _fill(result: list[Sample], rows: list[int], split: str) -> None:

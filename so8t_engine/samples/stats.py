@@ -26,44 +26,60 @@ class Lengths(Struct, frozen=True, kw_only=True):
 
 
 class Statistics(Struct, frozen=True, kw_only=True):
-    """Rows by label, by language and label, by category and label, by split; lengths."""
+    """Rows by label; by language, category and split, each with label; lengths."""
 
     rows: int
     labels: dict[str, int]
     languages: dict[str, dict[str, int]]
     categories: dict[str, dict[str, int]]
-    splits: dict[str, int]
+    splits: dict[str, dict[str, int]]
     characters: Lengths
     tokens: Lengths | None = None
+
+
+class TokenCounts(Struct, frozen=True, kw_only=True):
+    """Statistics together with the number of tokens of each row, by identifier."""
+
+    statistics: Statistics
+    tokens: dict[str, int]
 
 
 def summarize(
     samples: Sequence[Sample], count_tokens: Callable[[list[str]], list[int]] | None = None
 ) -> Statistics:
     """Return the statistics; ``count_tokens`` adds lengths in tokens of context and request."""
+    return summarize_rows(samples, count_tokens).statistics
+
+
+def summarize_rows(
+    samples: Sequence[Sample], count_tokens: Callable[[list[str]], list[int]] | None = None
+) -> TokenCounts:
+    """Return the statistics and how many tokens each row has; none where they are not counted."""
     languages: dict[str, Counter[str]] = defaultdict(Counter)
     categories: dict[str, Counter[str]] = defaultdict(Counter)
     labels: Counter[str] = Counter()
-    splits: Counter[str] = Counter()
+    splits: dict[str, Counter[str]] = defaultdict(Counter)
     for sample in samples:
         label = sample.label.value
         labels[label] += 1
         languages[sample.language][label] += 1
         categories[sample.category][label] += 1
-        splits[sample.split or "auto"] += 1
-    tokens = None
+        splits[sample.split or "auto"][label] += 1
+    counts: list[int] = []
     if count_tokens is not None and samples:
         texts = [f"{s.context}\n{s.request}" if s.context else s.request for s in samples]
-        tokens = lengths(count_tokens(texts), "tokens")
-    return Statistics(
+        counts = count_tokens(texts)
+    statistics = Statistics(
         rows=len(samples),
         labels={label.value: labels[label.value] for label in LABELS},
         languages=_by_size(languages),
         categories=_by_size(categories),
-        splits=dict(splits),
+        splits=_by_size(splits),
         characters=lengths([len(sample.request) for sample in samples], "characters"),
-        tokens=tokens,
+        tokens=lengths(counts, "tokens") if counts else None,
     )
+    by_row = {sample.id: count for sample, count in zip(samples, counts, strict=bool(counts))}
+    return TokenCounts(statistics=statistics, tokens=by_row)
 
 
 def _by_size(table: dict[str, Counter[str]]) -> dict[str, dict[str, int]]:

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from operator import attrgetter
+from typing import Any
 
 import msgspec
 from PySide6.QtCore import QCoreApplication
 from PySide6.QtGui import QUndoCommand
 
 from so8t_engine.labels import Label
+from so8t_engine.samples.combine import ImportMode, plan_import
 from so8t_engine.samples.fields import clean_tags, clean_text
-from so8t_engine.samples.quality import fix, surplus_duplicates
+from so8t_engine.samples.query import SearchCancelled
+from so8t_engine.samples.query_terms import (
+    REGEX_SECONDS,
+    QueryError,
+    compile_regex,
+    pattern_error,
+    too_slow,
+)
 from so8t_engine.samples.schema import Sample, new_sample_id
 from so8t_studio.models.dataset_store import DatasetStore
 from so8t_studio.models.sample_list import Edit, SampleList
@@ -59,7 +68,7 @@ class EditCommand(QUndoCommand):
             (old, new)
             for (old, _), (_, new) in zip(self.edit.changed, other.edit.changed, strict=True)
         )
-        self.edit = Edit(changed=changed)
+        self.edit = Edit(changed=changed, fields=self.edit.fields)
         return True
 
 
@@ -77,10 +86,28 @@ def push(
     return True
 
 
-def _change(store: DatasetStore, ids: Iterable[str], change: Callable[[Sample], Sample]) -> Edit:
-    rows, positions = store.rows.rows, store.rows.positions()
-    pairs = [(old, change(old)) for old in [rows[positions[one]] for one in ids]]
-    return Edit(changed=tuple([(old, new) for old, new in pairs if new is not old and new != old]))
+def _chosen(store: DatasetStore, ids: Iterable[str]) -> list[Sample]:
+    """Return the rows of identifiers, in loops that run in C."""
+    return list(map(store.rows.rows.__getitem__, map(store.rows.positions().__getitem__, ids)))
+
+
+def _change(
+    store: DatasetStore,
+    ids: Iterable[str],
+    change: Callable[[Sample], Sample],
+    fields: tuple[str, ...] = (),
+) -> Edit:
+    pairs = [(old, change(old)) for old in _chosen(store, ids)]
+    changed = tuple([(old, new) for old, new in pairs if new is not old and new != old])
+    return Edit(changed=changed, fields=fields)
+
+
+def _set(store: DatasetStore, ids: Iterable[str], field: str, value: str) -> Edit:
+    """Return the edit that gives rows one value of one field."""
+    replace, value_of = msgspec.structs.replace, attrgetter(field)
+    old = [sample for sample in _chosen(store, ids) if value_of(sample) != value]
+    new = [replace(sample, **{field: value}) for sample in old]
+    return Edit(changed=tuple(zip(old, new, strict=True)), fields=(field,))
 
 
 def add_sample(
@@ -102,15 +129,14 @@ def delete_samples(store: DatasetStore, ids: Iterable[str]) -> bool:
 
 def relabel(store: DatasetStore, ids: Iterable[str], label: Label) -> bool:
     """Give rows a label."""
-    replace = msgspec.structs.replace
-    edit = _change(store, ids, lambda s: s if s.label is label else replace(s, label=label))
+    edit = _set(store, ids, "label", label)
     title = _tr("Set {rows} to {label}")
     return push(store, title.format(rows=rows_text(len(edit.changed)), label=label.value), edit)
 
 
 def set_split(store: DatasetStore, ids: Iterable[str], split: str) -> bool:
     """Put rows into a split; '' lets each run decide."""
-    edit = _change(store, ids, lambda s: msgspec.structs.replace(s, split=split))
+    edit = _set(store, ids, "split", split)
     title = _tr("Move {rows} to {split}")
     names = {"": _tr("automatic split")}
     return push(
@@ -124,7 +150,8 @@ def assign_all_splits(store: DatasetStore, samples: Sequence[Sample]) -> bool:
     """Take over the splits of ``samples``, which carry identifiers of the store."""
     wanted = {sample.id: sample.split for sample in samples}
     ids = [sample.id for sample in store.samples if sample.id in wanted]
-    edit = _change(store, ids, lambda s: msgspec.structs.replace(s, split=wanted[s.id]))
+    replace = msgspec.structs.replace
+    edit = _change(store, ids, lambda s: replace(s, split=wanted[s.id]), ("split",))
     return push(store, _tr("Split {rows}").format(rows=rows_text(len(edit.changed))), edit)
 
 
@@ -170,11 +197,6 @@ def set_field(
     return push(store, title, edit, merge_key=key, initiator=initiator)
 
 
-def replaced_text(pattern: re.Pattern[str], replacement: str, text: str, plain: bool) -> str:
-    """Return ``text`` with all matches replaced; a plain replacement is taken literally."""
-    return pattern.sub((lambda _match: replacement) if plain else replacement, text)
-
-
 def find_replace(
     store: DatasetStore,
     ids: Iterable[str],
@@ -189,20 +211,24 @@ def find_replace(
     """Replace text in fields of rows; returns the number of rows that changed.
 
     Raises:
-        re.error: if the regular expression or its replacement is not valid.
+        QueryError: if the regular expression or its replacement is not valid, or takes too long.
     """
     edit = find_replace_edit(
-        store, ids, find, replacement, fields=fields, regex=regex,
+        _chosen(store, ids), find, replacement, fields=fields, regex=regex,
         case_sensitive=case_sensitive, whole_word=whole_word,
     )  # fmt: skip
-    title = _tr("Replace “{find}” in {rows}")
-    push(store, title.format(find=find[:40], rows=rows_text(len(edit.changed))), edit)
+    push(store, replace_title(find, edit), edit)
     return len(edit.changed)
 
 
+def replace_title(find: str, edit: Edit) -> str:
+    """Return the readable name of a find-and-replace in the undo history."""
+    title = _tr("Replace “{find}” in {rows}")
+    return title.format(find=find[:40], rows=rows_text(len(edit.changed)))
+
+
 def find_replace_edit(
-    store: DatasetStore,
-    ids: Iterable[str],
+    samples: Sequence[Sample],
     find: str,
     replacement: str,
     *,
@@ -210,59 +236,57 @@ def find_replace_edit(
     regex: bool,
     case_sensitive: bool,
     whole_word: bool,
+    cancelled: Callable[[], bool] = bool,
 ) -> Edit:
-    """Return what :func:`find_replace` would change; a row never loses its whole request."""
-    if not find:
+    """Return what :func:`find_replace` would change; a row never loses its whole request.
+
+    It touches nothing of Qt, so that it may run in the background.
+
+    Raises:
+        QueryError: if the regular expression or its replacement is not valid, or takes too long.
+        SearchCancelled: if ``cancelled`` said so; it is asked every thousand rows.
+    """
+    if not find or not fields:
         return Edit()
     source = find if regex else re.escape(find)
     if whole_word:
         source = rf"(?<!\w)(?:{source})(?!\w)"
-    pattern = re.compile(source, 0 if case_sensitive else re.IGNORECASE)
+    pattern = compile_regex(source, 0 if case_sensitive else re.IGNORECASE)
+    new = replacement if regex else (lambda _match: replacement)
 
-    def change(sample: Sample) -> Sample:
-        values = {
-            field: clean_text(
-                replaced_text(pattern, replacement, getattr(sample, field), not regex)
-            )[0]
-            for field in fields
-        }
-        if not values.get("request", "x").strip():
-            return sample
-        return msgspec.structs.replace(sample, **values)
+    def put(text: str) -> str:
+        if not text:
+            return text
+        return clean_text(pattern.sub(new, text, timeout=REGEX_SECONDS))[0]
 
-    return _change(store, ids, change)
-
-
-ImportMode = Literal["append", "merge", "replace"]
+    changed = []
+    try:
+        for number, sample in enumerate(samples):
+            if number % 1000 == 0 and cancelled():
+                raise SearchCancelled
+            values = {field: put(getattr(sample, field)) for field in fields}
+            if all(getattr(sample, field) == text for field, text in values.items()):
+                continue
+            if values.get("request", "x").strip():
+                changed.append((sample, msgspec.structs.replace(sample, **values)))
+    except TimeoutError as error:
+        raise too_slow(find) from error
+    except (pattern_error, IndexError) as error:
+        raise QueryError(f"The replacement “{replacement}” is not valid: {error}.") from error
+    return Edit(changed=tuple(changed), fields=tuple(fields))
 
 
 def import_edit(rows: SampleList, samples: Sequence[Sample], mode: ImportMode) -> Edit:
-    """Return the edit that brings foreign samples in.
-
-    ``append`` adds all (a known identifier gets a fresh one), ``merge`` updates rows with the same
-    identifier and adds the others, ``replace`` leaves nothing but the new rows.
-    """
-    if mode == "replace":
-        removed = tuple(enumerate(rows.rows))
-        return Edit(removed=removed, inserted=tuple(enumerate(samples)))
-    changed, fresh = [], []
-    used = {sample.id for sample in samples}
-    for sample in samples:
-        known = rows.get(sample.id)
-        if known is None:
-            fresh.append(sample)
-        elif mode == "merge":
-            if known != sample:
-                changed.append((known, sample))
-        else:
-            new_id = new_sample_id()
-            while new_id in rows or new_id in used:
-                new_id = new_sample_id()
-            used.add(new_id)
-            fresh.append(msgspec.structs.replace(sample, id=new_id))
-    start = len(rows)
-    inserted = tuple((start + number, sample) for number, sample in enumerate(fresh))
-    return Edit(changed=tuple(changed), inserted=inserted)
+    """Return the edit that brings foreign samples in, as :func:`plan_import` says."""
+    positions = rows.positions()
+    wanted = [sample for sample in samples if sample.id in positions]
+    known = {sample.id: rows.rows[positions[sample.id]] for sample in wanted}
+    if mode == "append" and known:  # the numbers behind repeated identifiers must be free as well
+        known = {sample.id: sample for sample in rows.rows}
+    plan = plan_import(known, samples, mode)
+    removed = tuple(enumerate(rows.rows)) if mode == "replace" else ()
+    start = 0 if mode == "replace" else len(rows)
+    return Edit(removed, tuple(plan.changed), tuple(enumerate(plan.fresh, start)))
 
 
 def import_samples(
@@ -288,32 +312,14 @@ def restore_edit(rows: SampleList, wanted: Sequence[Sample]) -> Edit:
     return Edit(removed=removed, changed=changed, inserted=inserted)
 
 
-def restore_snapshot(store: DatasetStore, wanted: Sequence[Sample], name: str) -> bool:
-    """Make the dataset what a snapshot was."""
-    edit = restore_edit(store.rows, wanted)
-    return push(store, _tr("Restore the snapshot {name}").format(name=name), edit)
+def restore_title(name: str) -> str:
+    """Return the readable name of going back to a snapshot in the undo history."""
+    return _tr("Restore the snapshot {name}").format(name=name)
 
 
 def push_recovered(store: DatasetStore, wanted: Sequence[Sample]) -> bool:
     """Bring back what a crashed window had not saved."""
     return push(store, _tr("Recover unsaved edits"), restore_edit(store.rows, wanted))
-
-
-def fix_rows(store: DatasetStore, kind: str, ids: Sequence[str]) -> bool:
-    """Put a kind of problem right in rows; for duplicates, keep the first of each group."""
-    if kind == "duplicate":
-        rows = [store.rows.rows[store.rows.index(one)] for one in ids]
-        edit = store.rows.removal(surplus_duplicates(rows))
-        title = _tr("Delete repetitions ({rows})")
-        return push(store, title.format(rows=rows_text(len(edit.removed))), edit)
-    edit = _change(store, ids, lambda sample: fix(sample, kind))
-    titles = {
-        "control": _tr("Remove control characters from {rows}"),
-        "mojibake": _tr("Repair the encoding of {rows}"),
-        "language": _tr("Set the language of {rows}"),
-        "personal": _tr("Tag {rows} with personal-data"),
-    }
-    return push(store, titles[kind].format(rows=rows_text(len(edit.changed))), edit)
 
 
 def restore_rows(store: DatasetStore, pairs: Sequence[tuple[Sample | None, Sample | None]]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 from PySide6.QtCore import QObject, QThread, Signal, Slot
 
 log = logging.getLogger(__name__)
+_SWITCH_S = 0.0005
 Work = Callable[["Reporter"], Any]
 
 
@@ -84,6 +86,9 @@ class Task(QObject):
 
     def start(self) -> None:
         """Begin."""
+        # With the default of 5 ms a repaint that calls back into Python a hundred times would wait
+        # behind the work each time.
+        sys.setswitchinterval(_SWITCH_S)
         self._thread.start()
 
     def cancel(self) -> None:

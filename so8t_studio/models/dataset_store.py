@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter, itemgetter
 
 import msgspec
 from PySide6.QtCore import QObject, QTimer, Signal, Slot
@@ -22,6 +23,7 @@ from so8t_studio.models.sample_list import Edit, SampleList
 
 log = logging.getLogger(__name__)
 _WARM_ROWS = 400
+_label_of = attrgetter("label")
 
 
 @dataclass(frozen=True)
@@ -261,10 +263,11 @@ class DatasetStore(QObject):
             raise WorkspaceError("The workspace is open in another window, so this one only reads.")
         self._list.apply(edit)
         # Counting first is done in C; subtract() and update() then see three labels.
-        self._labels.subtract(Counter(sample.label for _, sample in edit.removed))
-        self._labels.subtract(Counter(old.label for old, _ in edit.changed))
-        self._labels.update(Counter(new.label for _, new in edit.changed))
-        self._labels.update(Counter(sample.label for _, sample in edit.inserted))
+        for rows, place, count in (
+            (edit.removed, 1, self._labels.subtract), (edit.changed, 0, self._labels.subtract),
+            (edit.changed, 1, self._labels.update), (edit.inserted, 1, self._labels.update),
+        ):  # fmt: skip
+            count(Counter(map(_label_of, map(itemgetter(place), rows))))
         if self._journal is not None:
             self._journal.append(edit)
         self.samples_changed.emit(DatasetChange("edited", edit, self._initiator))

@@ -67,22 +67,21 @@ class Recorded:
         return Edit(self.removed, tuple(pairs), self.inserted)
 
 
-def _values(old: Sample, new: Sample) -> dict[str, Any]:
-    """Return the fields in which two versions of a row differ."""
+def _values(old: Sample, new: Sample, fields: tuple[str, ...]) -> dict[str, Any]:
+    """Return the fields, out of those that may differ, in which two versions of a row do."""
     return {
-        name: getattr(new, name)
-        for name in SAMPLE_FIELDS
-        if getattr(new, name) is not getattr(old, name)
+        name: getattr(new, name) for name in fields if getattr(new, name) is not getattr(old, name)
     }
 
 
 def _lines(edit: Edit) -> Iterator[_Line]:
     """Yield an edit in pieces, so that a bulk edit never stands in memory twice as a whole."""
+    fields = edit.fields or SAMPLE_FIELDS
     for start in range(0, len(edit.removed), _PIECE):
         yield _Line(removed=list(edit.removed[start : start + _PIECE]), more=True)
     for start in range(0, len(edit.changed), _PIECE):
         part = edit.changed[start : start + _PIECE]
-        yield _Line(changed=[(new.id, _values(old, new)) for old, new in part], more=True)
+        yield _Line(changed=[(new.id, _values(old, new, fields)) for old, new in part], more=True)
     for start in range(0, len(edit.inserted), _PIECE):
         yield _Line(inserted=list(edit.inserted[start : start + _PIECE]), more=True)
     yield _Line()
@@ -150,6 +149,7 @@ class Journal:
         self._base = base
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._ended = False
 
     def append(self, edit: Edit) -> None:
         """Queue an edit; it is on disk within a second."""
@@ -187,6 +187,7 @@ class Journal:
         if self._thread is None:
             if isinstance(item, Edit) and not self.path.exists():
                 self._queue.put(_Line(base=self._base))
+            self._ended = False
             self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
             self._thread.start()
         self._queue.put(item)
@@ -203,25 +204,37 @@ class Journal:
             self._drain()
 
     def _write_batch(self, stream: BinaryIO) -> bool:
-        """Write everything that is queued, sync once, then answer the waiting."""
+        """Write everything that is queued, sync once, then answer those who wait, also on failure.
+
+        Returns:
+            False when the journal is to end.
+        """
         items = [self._queue.get()]
         with contextlib.suppress(queue.Empty):
             while True:
                 items.append(self._queue.get_nowait())
-        for item in items:
-            lines: Iterable[_Line] = _lines(item) if isinstance(item, Edit) else ()
-            if isinstance(item, _Line):
-                lines = (item,)
-            stream.writelines(msgspec.json.encode(line) + b"\n" for line in lines)
-        stream.flush()
-        os.fsync(stream.fileno())
-        for item in items:
-            if isinstance(item, threading.Event):
-                item.set()
-        return _STOP not in items
+        self._ended = _STOP in items
+        try:
+            for item in items:
+                lines: Iterable[_Line] = _lines(item) if isinstance(item, Edit) else ()
+                if isinstance(item, _Line):
+                    lines = (item,)
+                stream.writelines(msgspec.json.encode(line) + b"\n" for line in lines)
+            stream.flush()
+            os.fsync(stream.fileno())
+        finally:
+            _answer(items)
+        return not self._ended
 
     def _drain(self) -> None:
         """After a failure: answer everybody who waits, until the end."""
-        while (item := self._queue.get()) is not _STOP:
-            if isinstance(item, threading.Event):
-                item.set()
+        while not self._ended:
+            item = self._queue.get()
+            self._ended = item is _STOP
+            _answer([item])
+
+
+def _answer(items: Iterable[Any]) -> None:
+    for item in items:
+        if isinstance(item, threading.Event):
+            item.set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter, itemgetter
 from typing import TypeVar
 
 from so8t_engine.samples.query import searchable
@@ -11,6 +12,13 @@ from so8t_engine.samples.schema import Sample
 
 T = TypeVar("T")
 Placed = tuple[int, Sample]
+_TEXT_FIELDS = frozenset(
+    ("request", "context", "response", "rationale", "category", "source", "tags", "id")
+)
+
+
+_old, _new, _swapped = itemgetter(0), itemgetter(1), itemgetter(1, 0)
+_id_of = attrgetter("id")
 
 
 @dataclass(frozen=True)
@@ -21,19 +29,27 @@ class Edit:
         removed: rows with their positions before the edit, ascending.
         changed: (old, new) of rows that stay; the identifier never changes.
         inserted: rows with their positions after the edit, ascending.
+        fields: the only fields in which ``changed`` may differ; empty where any may.
     """
 
     removed: tuple[Placed, ...] = ()
     changed: tuple[tuple[Sample, Sample], ...] = ()
     inserted: tuple[Placed, ...] = ()
+    fields: tuple[str, ...] = ()
 
     def inverse(self) -> Edit:
         """Return the edit that takes this one back."""
         return Edit(
             removed=self.inserted,
-            changed=tuple((new, old) for old, new in self.changed),
+            changed=tuple(map(_swapped, self.changed)),
             inserted=self.removed,
+            fields=self.fields,
         )
+
+    @property
+    def keeps_text(self) -> bool:
+        """True if it is known that no text that is searched differs in ``changed``."""
+        return bool(self.fields) and _TEXT_FIELDS.isdisjoint(self.fields)
 
     @property
     def is_empty(self) -> bool:
@@ -112,33 +128,37 @@ class SampleList:
             self._texts = [text for row, text in enumerate(self._texts) if row not in gone]
             self._row_of, self._warm = None, 0
         positions = self.positions() if edit.changed else {}
-        for old, new in edit.changed:
-            row = positions[new.id]
-            self.rows[row] = new
-            if not _same_text(old, new):
-                self._texts[row] = searchable(new)
+        if edit.keeps_text:
+            for _, new in edit.changed:
+                self.rows[positions[new.id]] = new
+        else:
+            for old, new in edit.changed:
+                row = positions[new.id]
+                self.rows[row] = new
+                if not _same_text(old, new):
+                    self._texts[row] = searchable(new)
         if edit.inserted:
             self.rows = _merge(self.rows, edit.inserted)
             self._texts = _merge(self._texts, [(row, None) for row, _ in edit.inserted])
-            self._row_of, self._warm = None, 0
+            self._row_of, self._warm = None, min(self._warm, edit.inserted[0][0])
 
     def _check(self, edit: Edit) -> None:
         for position, sample in edit.removed:
             if self.rows[position].id != sample.id:
                 raise ValueError(f"row {position} is not {sample.id}")
         positions = self.positions() if edit.changed else {}
-        for old, new in edit.changed:
-            if old.id != new.id:
-                raise ValueError(f"the identifier of {old.id} may not change")
-            if old.id not in positions:
-                raise KeyError(old.id)
+        before = list(map(_id_of, map(_old, edit.changed)))
+        if before != list(map(_id_of, map(_new, edit.changed))):
+            raise ValueError("an identifier may not change")
+        if not all(map(positions.__contains__, before)):
+            raise KeyError(next(one for one in before if one not in positions))
         size = len(self.rows) - len(edit.removed) + len(edit.inserted)
         if edit.inserted and not 0 <= edit.inserted[-1][0] < size:
             raise ValueError(f"row {edit.inserted[-1][0]} is beyond the end")
-        gone = {sample.id for _, sample in edit.removed}
-        for _, sample in edit.inserted:
-            if sample.id in self and sample.id not in gone:
-                raise ValueError(f"the identifier {sample.id} is used already")
+        fresh = set(map(_id_of, map(_new, edit.inserted)))
+        fresh.difference_update(map(_id_of, map(_new, edit.removed)))
+        if used := fresh & self.positions().keys():
+            raise ValueError(f"the identifier {min(used)} is used already")
 
     def removal(self, ids: Iterable[str]) -> Edit:
         """Return the edit that removes rows."""
@@ -166,6 +186,8 @@ def _same_text(old: Sample, new: Sample) -> bool:
 
 def _merge(rows: list[T], placed: Sequence[tuple[int, T]]) -> list[T]:
     """Return ``rows`` with values put so that each ends up at its position."""
+    if placed[0][0] == len(rows):  # all of them at the end
+        return [*rows, *(value for _, value in placed)]
     result: list[T] = []
     taken = 0
     for position, value in placed:

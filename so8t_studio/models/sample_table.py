@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from itertools import compress, count
+from operator import attrgetter, is_, is_not
 from typing import Any, ClassVar
 
 from PySide6.QtCore import (
     QAbstractTableModel,
-    QCoreApplication,
     QModelIndex,
     QObject,
     QPersistentModelIndex,
@@ -17,25 +18,29 @@ from PySide6.QtCore import (
     Slot,
 )
 
-from so8t_engine.labels import LABEL_INDEX, Label, parse_label
-from so8t_engine.samples.query import Query, fold, searchable
+from so8t_engine.labels import parse_label
+from so8t_engine.samples.query import Query, searchable
+from so8t_engine.samples.query_terms import QueryError
 from so8t_engine.samples.schema import SPLITS, Sample
 from so8t_studio.commands.dataset import relabel, set_field, set_split
 from so8t_studio.models.dataset_store import DatasetChange, DatasetStore
+from so8t_studio.models.row_order import RowOrder
+from so8t_studio.models.sample_cells import (
+    COLUMNS,
+    EDITABLE,
+    cell_text,
+    cell_value,
+    column_titles,
+)
+from so8t_studio.models.sample_list import Edit
 
 Index = QModelIndex | QPersistentModelIndex
 SAMPLE_ROLE = int(Qt.ItemDataRole.UserRole) + 1
-MAX_PREVIEW = 280
 _MAX_RANGES = 64
 _MAX_PRECISE = 20_000
-
-
-def _length(sample: Sample) -> int:
-    return len(sample.request)
-
-
-def _tag_text(sample: Sample) -> str:
-    return ", ".join(sample.tags)
+_id_of = attrgetter("id")
+_CELL = Qt.ItemFlag.ItemIsSelectable | Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemNeverHasChildren
+_EDITABLE_CELL = _CELL | Qt.ItemFlag.ItemIsEditable
 
 
 class SampleTableModel(QAbstractTableModel):
@@ -45,24 +50,23 @@ class SampleTableModel(QAbstractTableModel):
     store's changes with begin/end signals for the rows concerned and resets only on a load.
     """
 
-    COLUMNS: ClassVar[tuple[str, ...]] = (
-        "label", "request", "context", "response", "rationale", "category", "language", "tags",
-        "source", "split", "length", "id",
-    )  # fmt: skip
-    EDITABLE: ClassVar[frozenset[str]] = frozenset(COLUMNS) - {"length", "id"}
+    COLUMNS: ClassVar[tuple[str, ...]] = COLUMNS
+    EDITABLE: ClassVar[frozenset[str]] = EDITABLE
 
     view_changed = Signal()
     """The rows that are shown changed in number or order."""
+    query_failed = Signal(str)
+    """The filter cannot be applied to the rows as they are now and was dropped: why."""
 
     def __init__(self, store: DatasetStore, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._store = store
-        self._query = Query()
-        self._sort: tuple[tuple[str, bool], ...] = ()
-        self._shown_sort: tuple[tuple[str, bool], ...] = ()
+        self._order = RowOrder(store)
+        self._shown_order: tuple[object, ...] = ((), 0)
         self._view: list[Sample] = list(store.samples)
         self._row_of: dict[str, int] | None = None
-        self._titles = self._column_titles()
+        self._moving = False
+        self._titles = column_titles()
         store.samples_changed.connect(self._on_samples_changed)
 
     # What Qt asks
@@ -82,9 +86,9 @@ class SampleTableModel(QAbstractTableModel):
         sample = self._view[index.row()]
         name = self.COLUMNS[index.column()]
         if role == Qt.ItemDataRole.DisplayRole:
-            return self._shown(sample, name)
+            return cell_text(sample, name)
         if role == Qt.ItemDataRole.EditRole:
-            value = self._value(sample, name)
+            value = cell_value(sample, name)
             return str(value) if name != "length" else value
         if role == SAMPLE_ROLE:
             return sample
@@ -96,7 +100,7 @@ class SampleTableModel(QAbstractTableModel):
                 return int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
             return int(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
         if role == Qt.ItemDataRole.AccessibleTextRole:
-            return f"{self._titles[index.column()]}: {self._shown(sample, name)}"
+            return f"{self._titles[index.column()]}: {cell_text(sample, name)}"
         return None
 
     def setData(self, index: Index, value: Any, role: int = int(Qt.ItemDataRole.EditRole)) -> bool:
@@ -124,14 +128,12 @@ class SampleTableModel(QAbstractTableModel):
         return set_field(self._store, sample.id, name, str(value))
 
     def flags(self, index: Index) -> Qt.ItemFlag:
-        """Return what can be done with a cell."""
-        flags = super().flags(index)
+        """Return what can be done with a cell. Qt asks this for every cell of a selection."""
         if not index.isValid():
-            return flags
-        flags |= Qt.ItemFlag.ItemNeverHasChildren
+            return Qt.ItemFlag.NoItemFlags
         if self.COLUMNS[index.column()] in self.EDITABLE and not self._store.read_only:
-            flags |= Qt.ItemFlag.ItemIsEditable
-        return flags
+            return _EDITABLE_CELL
+        return _CELL
 
     def headerData(
         self,
@@ -143,8 +145,21 @@ class SampleTableModel(QAbstractTableModel):
         if role != Qt.ItemDataRole.DisplayRole:
             return None
         if orientation == Qt.Orientation.Horizontal:
-            return self._titles[section] if 0 <= section < len(self._titles) else None
+            return self._header(section) if 0 <= section < len(self._titles) else None
         return f"{section + 1:,}"
+
+    def _header(self, section: int) -> str:
+        """Return the title; of several sort keys, their rank, and the direction of the lower ones.
+
+        The view draws the direction of the first key itself.
+        """
+        names = [name for name, _ in self._order.sort]
+        name = self.COLUMNS[section]
+        if len(names) < 2 or name not in names:
+            return self._titles[section]
+        place = names.index(name)
+        arrow = "" if not place else "▴" if self._order.sort[place][1] else "▾"
+        return f"{self._titles[section]}  {place + 1}{arrow}"
 
     def sort(self, column: int, order: Qt.SortOrder = Qt.SortOrder.AscendingOrder) -> None:
         """Sort by a column, then by what was sorted before; -1 returns to file order."""
@@ -152,30 +167,48 @@ class SampleTableModel(QAbstractTableModel):
             self.set_sort(())
             return
         name = self.COLUMNS[column]
-        rest = tuple(key for key in self._sort if key[0] != name)[:3]
+        rest = tuple(key for key in self._order.sort if key[0] != name)[:3]
         self.set_sort(((name, order == Qt.SortOrder.DescendingOrder), *rest))
 
     # What the page asks
 
+    def column_title(self, name: str) -> str:
+        """Return the title of a column."""
+        return self._titles[self.COLUMNS.index(name)]
+
     @property
     def query(self) -> Query:
         """The filter in force."""
-        return self._query
+        return self._order.query
 
-    def set_query(self, query: Query) -> None:
-        """Show only the rows that match."""
-        self._query = query
-        self._show(self._wanted())
+    def set_query(self, query: Query, found: list[Sample] | None = None) -> None:
+        """Show only the rows that match.
+
+        Args:
+            query: the filter from now on.
+            found: the rows of the store that match it, where they were looked for elsewhere.
+
+        Raises:
+            QueryError: if a regular expression takes too long; the old filter stays then.
+        """
+        before, self._order.query = self._order.query, query
+        try:
+            wanted = self._order.sorted(found) if found is not None else self._order.wanted()
+        except QueryError:
+            self._order.query = before
+            raise
+        self._show(wanted)
 
     def set_sort(self, keys: Sequence[tuple[str, bool]]) -> None:
         """Sort by (column name, descending), the first key first; () is file order."""
-        self._sort = tuple(keys)
-        self._show(self._wanted())
+        self._order.sort = tuple(key for key in keys if key[0] in self.COLUMNS)
+        self._show(self._wanted_or_all())
+        self.headerDataChanged.emit(Qt.Orientation.Horizontal, 0, len(self.COLUMNS) - 1)
 
     @property
     def sort_keys(self) -> tuple[tuple[str, bool], ...]:
         """The sort in force."""
-        return self._sort
+        return self._order.sort
 
     @property
     def view(self) -> Sequence[Sample]:
@@ -188,32 +221,55 @@ class SampleTableModel(QAbstractTableModel):
 
     def row_of(self, sample_id: str) -> int:
         """Return the row of a sample, -1 if it is not shown."""
+        if self._row_of is None and not self._order.is_ordered and not self._moving:
+            return self._row_by_position(sample_id)
         if self._row_of is None:
-            self._row_of = {sample.id: row for row, sample in enumerate(self._view)}
+            self._row_of = dict(zip(map(_id_of, self._view), count(), strict=False))
         return self._row_of.get(sample_id, -1)
+
+    def _row_by_position(self, sample_id: str) -> int:
+        """In file order a row is found by halving, without a dictionary of all rows."""
+        positions = self._store.rows.positions()
+        place = positions.get(sample_id, -1)
+        if place < 0:
+            return -1
+        row = bisect_left(self._view, place, key=lambda sample: positions[sample.id])
+        return row if row < len(self._view) and self._view[row].id == sample_id else -1
 
     def ids(self) -> list[str]:
         """Return the identifiers of all rows that are shown."""
-        return [sample.id for sample in self._view]
+        return list(map(_id_of, self._view))
 
     def refresh(self) -> None:
         """Apply the filter again, after something outside of the samples changed it."""
-        self._show(self._wanted())
+        self._show(self._wanted_or_all())
+
+    def set_rank(self, rank: Mapping[str, int]) -> None:
+        """Show rows with the same rank together: identifier → rank; {} is file order."""
+        self._order.rank = rank
 
     # Following the store
 
     @Slot(object)
     def _on_samples_changed(self, change: DatasetChange) -> None:
-        if change.kind == "loaded" or change.edit is None:
+        self._order.rows_changed()
+        edit = change.edit
+        if change.kind == "loaded" or edit is None:
+            self._order.rank = {}
             self.beginResetModel()
-            self._view = self._wanted()
+            self._view = self._wanted_or_all()
             self._row_of = None
             self.endResetModel()
             self.view_changed.emit()
             return
-        edit = change.edit
-        if len(edit.changed) == 1 and not edit.removed and not edit.inserted:
+        stays = not edit.removed and not edit.inserted
+        if len(edit.changed) == 1 and stays:
             self._follow_one(*edit.changed[0])
+            return
+        everything = self._order.query.is_empty and not self._order.is_ordered
+        if everything and stays and len(edit.changed) > _MAX_PRECISE:
+            self._view = list(self._store.samples)
+            self._cells_changed(0, len(self._view) - 1)
             return
         fresh = {new.id: new for _, new in edit.changed}
         if edit.removed and edit.inserted:  # a row may leave and come back with other contents
@@ -221,26 +277,60 @@ class SampleTableModel(QAbstractTableModel):
             fresh.update((sample.id, sample) for _, sample in edit.inserted if sample.id in gone)
         if fresh:
             self._refresh_cells(fresh)
-        if edit.removed or edit.inserted or self._sort or not self._query.is_empty:
-            self._show(self._wanted())
+        if not everything or not stays:
+            self._show(self._wanted_after(edit))
 
     def _follow_one(self, old: Sample, new: Sample) -> None:
         """Follow the edit of one row without looking at all the others."""
         row = self.row_of(old.id)
-        matches = self._query.is_empty or self._query.matches(new, searchable(new))
-        if row >= 0 and matches and not self._sort:
+        matches = self._matches(new)
+        if row >= 0:
             self._view[row] = new
             self._cells_changed(row, row)
-        elif row >= 0 or matches:
-            if row >= 0:
-                self._view[row] = new
-                self._cells_changed(row, row)
-            self._show(self._wanted())
+        if row >= 0 and not matches:
+            self._remove(row, row)
+            self.view_changed.emit()
+        elif row < 0 and matches:
+            place = self._order.place_of(new, self._view)
+            self.beginInsertRows(QModelIndex(), place, place)
+            self._view.insert(place, new)
+            self._row_of = None
+            self.endInsertRows()
+            self.view_changed.emit()
+        elif row >= 0 and self._order.is_ordered:
+            self._move(row, new)
+
+    def _move(self, row: int, sample: Sample) -> None:
+        """Put a row where its new values belong."""
+        others = self._view[:row] + self._view[row + 1 :]
+        place = self._order.place_of(sample, others)
+        if place == row:
+            return
+        end = place if place < row else place + 1  # as Qt counts, before the row has left
+        self.beginMoveRows(QModelIndex(), row, row, QModelIndex(), end)
+        others.insert(place, sample)
+        self._view = others
+        self._row_of = None
+        self.endMoveRows()
+        self.view_changed.emit()
+
+    def _matches(self, sample: Sample) -> bool:
+        try:
+            return self._order.query.is_empty or self._order.query.matches(
+                sample, searchable(sample)
+            )
+        except QueryError as error:
+            self._drop_query(error)
+            return True
+
+    def _drop_query(self, error: QueryError) -> None:
+        self._order.query = Query()
+        self.query_failed.emit(str(error))
 
     def _refresh_cells(self, fresh: dict[str, Sample]) -> None:
         """Put new values into rows that are shown and announce the ranges of them."""
         view = self._view
-        rows = [row for row, sample in enumerate(view) if sample.id in fresh]
+        rows = list(compress(count(), map(fresh.__contains__, map(_id_of, view))))
         for row in rows:
             view[row] = fresh[view[row].id]
         ranges = _ranges(rows)
@@ -252,26 +342,37 @@ class SampleTableModel(QAbstractTableModel):
     def _cells_changed(self, first: int, last: int) -> None:
         self.dataChanged.emit(self.index(first, 0), self.index(last, len(self.COLUMNS) - 1))
 
-    def _wanted(self) -> list[Sample]:
-        rows = self._query.select(self._store.samples, self._store.texts)
-        for name, descending in reversed(self._sort):
-            rows.sort(key=self._sort_key(name), reverse=descending)
-        return rows
+    def _wanted_or_all(self) -> list[Sample]:
+        """Return the rows of the filter; a filter that fails on new rows is given up."""
+        try:
+            return self._order.wanted()
+        except QueryError as error:
+            self._drop_query(error)
+            return self._order.wanted()
+
+    def _wanted_after(self, edit: Edit) -> list[Sample]:
+        """Return the rows of the filter; a slow one looks at the rows of the edit only."""
+        try:
+            return self._order.wanted_after(edit, self._view)
+        except QueryError as error:
+            self._drop_query(error)
+            return self._order.wanted()
 
     def _show(self, wanted: list[Sample]) -> None:
         """Move from the rows that are shown to ``wanted`` with as few signals as possible."""
         old = self._view
-        if len(old) == len(wanted) and all(a is b for a, b in zip(old, wanted, strict=True)):
+        if len(old) == len(wanted) and all(map(is_, old, wanted)):
             return
-        if (
-            self._sort != self._shown_sort
-            and len(old) == len(wanted)
-            and ({s.id for s in old} == {s.id for s in wanted})
-        ):
+        order = self._order.name
+        self._moving = True
+        if order != self._shown_order and len(old) == len(wanted) and (
+            set(map(_id_of, old)) == set(map(_id_of, wanted))
+        ):  # fmt: skip
             self._reorder(wanted)
         else:
             self._splice(wanted)
-        self._shown_sort = self._sort
+        self._shown_order = order
+        self._moving = False
         self.view_changed.emit()
 
     def _reorder(self, wanted: list[Sample]) -> None:
@@ -303,26 +404,26 @@ class SampleTableModel(QAbstractTableModel):
             self._replace_block(wanted)
             return
         for first, last in reversed(removed):
-            self.beginRemoveRows(QModelIndex(), first, last)
-            del self._view[first : last + 1]
-            self._row_of = None
-            self.endRemoveRows()
+            self._remove(first, last)
         for first, last in inserted:
             self.beginInsertRows(QModelIndex(), first, last)
             self._view[first:first] = wanted[first : last + 1]
             self._row_of = None
             self.endInsertRows()
 
+    def _remove(self, first: int, last: int) -> None:
+        self.beginRemoveRows(QModelIndex(), first, last)
+        del self._view[first : last + 1]
+        self._row_of = None
+        self.endRemoveRows()
+
     def _replace_block(self, wanted: list[Sample]) -> None:
         """Replace everything between the common start and the common end."""
         old = self._view
         shorter = min(len(old), len(wanted))
-        start = 0
-        while start < shorter and old[start] is wanted[start]:
-            start += 1
-        end = 0
-        while end < shorter - start and old[-1 - end] is wanted[-1 - end]:
-            end += 1
+        start = next(compress(count(), map(is_not, old, wanted)), shorter)
+        backwards = map(is_not, reversed(old), reversed(wanted))
+        end = min(next(compress(count(), backwards), shorter), shorter - start)
         if len(old) - end > start:
             self.beginRemoveRows(QModelIndex(), start, len(old) - end - 1)
             self._view = old[:start] + old[len(old) - end :]
@@ -333,64 +434,6 @@ class SampleTableModel(QAbstractTableModel):
             self._view = wanted
             self._row_of = None
             self.endInsertRows()
-
-    # Values
-
-    def _column_titles(self) -> tuple[str, ...]:
-        tr = self.tr
-        return (
-            tr("Label"), tr("Request"), tr("Context"), tr("Response"), tr("Rationale"),
-            tr("Category"), tr("Language"), tr("Tags"), tr("Source"), tr("Split"), tr("Length"),
-            tr("Identifier"),
-        )  # fmt: skip
-
-    def column_title(self, name: str) -> str:
-        """Return the title of a column."""
-        return self._titles[self.COLUMNS.index(name)]
-
-    def _value(self, sample: Sample, name: str) -> Any:
-        if name == "length":
-            return len(sample.request)
-        if name == "tags":
-            return _tag_text(sample)
-        return getattr(sample, name)
-
-    def _shown(self, sample: Sample, name: str) -> str:
-        if name == "label":
-            return sample.label.value
-        if name == "length":
-            return f"{len(sample.request):,}"
-        if name == "split":
-            return sample.split or QCoreApplication.translate("SampleTableModel", "auto")
-        return preview(str(self._value(sample, name)))
-
-    @staticmethod
-    def _sort_key(name: str) -> Callable[[Sample], Any]:
-        if name == "label":
-            return lambda sample: LABEL_INDEX[Label(sample.label)]
-        if name == "length":
-            return _length
-        if name == "tags":
-            return _tag_text
-        return lambda sample: fold(getattr(sample, name))
-
-
-def preview(text: str) -> str:
-    """Return the start of a text on one logical line, so that painting a cell stays cheap."""
-    if len(text) > MAX_PREVIEW:
-        text = text[:MAX_PREVIEW] + "…"
-    return " ".join(text.split()) if ("\n" in text or "\r" in text or "\t" in text) else text
-
-
-def is_right_to_left(text: str) -> bool:
-    """Tell whether the first strong character of a text runs right to left."""
-    for sign in text[:80]:
-        direction = unicodedata.bidirectional(sign)
-        if direction in ("R", "AL"):
-            return True
-        if direction == "L":
-            return False
-    return False
 
 
 def _ranges(rows: Any) -> list[tuple[int, int]]:

@@ -15,11 +15,14 @@ from PySide6.QtTest import QAbstractItemModelTester
 from pytestqt.qtbot import QtBot
 
 from so8t_engine.labels import LABELS, Label
-from so8t_engine.samples.query import QueryError, parse_query, searchable
+from so8t_engine.samples.combine import ImportMode
+from so8t_engine.samples.query import parse_query, searchable
+from so8t_engine.samples.query_terms import QueryError
 from so8t_engine.samples.schema import Sample
 from so8t_engine.workspace.workspace import Workspace
 from so8t_studio.commands import dataset as commands
 from so8t_studio.models.dataset_store import DatasetStore
+from so8t_studio.models.sample_cells import sort_key
 from so8t_studio.models.sample_table import SAMPLE_ROLE, SampleTableModel
 
 WORDS = ("kill the process", "会議室を予約", "shred papers", "contract", "שלום", "Résumé", "x")
@@ -136,7 +139,7 @@ class DatasetMachine(RuleBasedStateMachine):
         self.commit([*self.plain[:position], sample, *self.plain[position:]])
 
     @rule(data=st.data(), mode=st.sampled_from(["append", "merge", "replace"]))
-    def import_rows(self, data: st.DataObject, mode: commands.ImportMode) -> None:
+    def import_rows(self, data: st.DataObject, mode: ImportMode) -> None:
         known = [msgspec.structs.replace(s, rationale="why") for s in self.plain[:2]]
         self.count += 2
         rows = [*known, make(self.count - 1), make(self.count)]
@@ -220,7 +223,7 @@ class DatasetMachine(RuleBasedStateMachine):
         query = parse_query(self.query)
         expected = [s for s in self.plain if query.matches(s, searchable(s))]
         for name, descending in reversed(self.sort):
-            expected.sort(key=SampleTableModel._sort_key(name), reverse=descending)
+            expected.sort(key=sort_key(name), reverse=descending)
         shown = [
             self.model.data(self.model.index(row, 0), SAMPLE_ROLE)
             for row in range(self.model.rowCount())

@@ -55,6 +55,43 @@ def test_csv_encodings_of_japanese_offices(tmp_path: Path, encoding: str, expect
     assert {s.language for s in result.samples} == {"ja"}
 
 
+KANA = st.text(
+    "あいうえおかきくけこさしすせそたちつてとアイウエオカキクケコ会議室契約書社員予約、。",
+    min_size=2,
+)
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    KANA.filter(lambda text: any("あ" <= sign <= "コ" for sign in text)),
+    st.sampled_from(["cp932", "euc_jp", "utf-8", "utf-16"]),
+)
+def test_even_one_short_row_of_japanese_is_read_right(
+    tmp_path: Path, text: str, encoding: str
+) -> None:
+    result = read(tmp_path, "x.csv", f"request,label\r\n{text},ALLOW\r\n".encode(encoding))
+    assert [s.request for s in result.samples] == [text]
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("会議室予約", "cp932"),  # no kana at all
+        ("契約書", "cp932"),
+        ("déjà vu à l'école", "latin-1"),
+        ("Prüfen Sie das Gehalt für März", "cp1252"),
+        ("“curly” quotes – and a €", "cp1252"),
+        ("会議室を予約", "utf-16-le"),
+        ("会議室を予約", "utf-16-be"),
+    ],
+)
+def test_short_files_in_other_encodings(tmp_path: Path, text: str, encoding: str) -> None:
+    result = read(tmp_path, "x.csv", f"request,label\r\n{text},ALLOW\r\n".encode(encoding))
+    assert [s.request for s in result.samples] == [text]
+
+
 def test_latin_1_is_detected(tmp_path: Path) -> None:
     text = "text;label\n" + "Könnten Sie das Gehalt prüfen, bitte schön?;ESCALATE\n" * 20
     result = read(tmp_path, "x.csv", text.encode("latin-1"))
@@ -175,6 +212,29 @@ def test_json_array_object_and_pretty_print(tmp_path: Path) -> None:
             assert result.format == "json"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_large_array_in_a_single_line(tmp_path: Path, encoding: str) -> None:
+    rows = [{"request": f"{n} " + "long " * 100, "label": "ALLOW"} for n in range(9000)]
+    text = json.dumps(rows)
+    assert len(text) > 4 << 20 and "\n" not in text
+    result = read(tmp_path, "x.json", text.encode(encoding))
+    assert [s.request for s in result.samples] == [row["request"] for row in rows]
+    assert result.rejected == [] and result.format == "json"
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"), [(10**6, "longer than 4 MiB"), (2000, "1,024 fields")]
+)
+def test_a_row_with_a_million_fields_costs_one_row(
+    tmp_path: Path, fields: int, reason: str
+) -> None:
+    wide = json.dumps({**{f"c{n}": n for n in range(fields)}, "request": "x", "label": "ALLOW"})
+    for name, text in (("x.json", f"[{wide}, {GOOD}]"), ("x.jsonl", f"{wide}\n{GOOD}\n")):
+        result = read(tmp_path, name, text)
+        assert [s.id for s in result.samples] == ["a"]
+        assert [reason in r.reason for r in result.rejected] == [True]
+
+
 def test_a_damaged_element_of_an_array_costs_one_row(tmp_path: Path) -> None:
     text = '[\n{"request":"a","label":"ALLOW"},\n{"request":"b" "label":"ALLOW"},\n' + (
         '{"request":"c","label":"ALLOW"}\n]'
@@ -243,7 +303,7 @@ def test_a_truncated_or_lying_parquet_is_refused(tmp_path: Path) -> None:
 
 def test_a_parquet_bomb_is_refused_before_it_unpacks(tmp_path: Path) -> None:
     path = tmp_path / "bomb.parquet"
-    texts = pl.repeat("A" * 1_000_000, 1500, eager=True).alias("request")
+    texts = pl.repeat("A" * 1_000_000, 1080, eager=True).alias("request")
     frame = pl.DataFrame({"request": texts}).with_columns(label=pl.lit("ALLOW"))
     frame.write_parquet(path, compression="zstd", use_pyarrow=False, statistics=False)
     assert path.stat().st_size < 20_000_000
@@ -314,7 +374,14 @@ def test_limit_makes_a_preview(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("name", ["x.jsonl", "x.csv", "x.json"])
-def test_one_huge_line_is_rejected_in_bounded_memory(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "mebibytes",
+    # python -m pytest -m slow tests/unit/test_samples_readers.py: half a minute, 2 GiB of disk
+    [pytest.param(300, id="300MiB"), pytest.param(2048, id="2GiB", marks=pytest.mark.slow)],
+)
+def test_one_huge_line_is_rejected_in_bounded_memory(
+    tmp_path: Path, name: str, mebibytes: int
+) -> None:
     path = tmp_path / name
     with path.open("wb") as stream:
         if name == "x.json":
@@ -323,7 +390,7 @@ def test_one_huge_line_is_rejected_in_bounded_memory(tmp_path: Path, name: str) 
             stream.write(b"request,label\na,ALLOW\n")
         else:
             stream.write(GOOD.encode() + b"\n")
-        for _ in range(300):
+        for _ in range(mebibytes):
             stream.write(b"x" * (1 << 20))
         if name == "x.json":
             stream.write(b'","label":"ALLOW"},\n{"request":"b","label":"ALLOW"}]')

@@ -135,7 +135,10 @@ class Histogram(QWidget):
         self._edges: Sequence[int] = (0, 1)
         self._counts: Sequence[int] = (0,)
         self._unit = ""
+        self._current = 0
         self.setAccessibleName(title)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.setCursor(Qt.CursorShape.PointingHandCursor)
         self.setMinimumHeight(120)
         self.setMouseTracking(True)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
@@ -144,7 +147,13 @@ class Histogram(QWidget):
     def show_counts(self, edges: Sequence[int], counts: Sequence[int], unit: str) -> None:
         """Show new numbers; ``unit`` names the horizontal axis."""
         self._edges, self._counts, self._unit = edges, counts, unit
+        self._current = 0
         self.update()
+
+    @property
+    def end(self) -> int:
+        """Where the last step ends; it also holds what is longer."""
+        return self._edges[-1]
 
     def sizeHint(self) -> QSize:
         """Return a low, wide panel."""
@@ -164,6 +173,10 @@ class Histogram(QWidget):
         for number, count in enumerate(self._counts):
             height = (base - 18) * count / most
             painter.drawRect(QRectF(4 + number * width, base - height, max(width - 1, 1), height))
+        if self.hasFocus():
+            painter.setPen(theme.color("accent"))
+            painter.setBrush(Qt.BrushStyle.NoBrush)
+            painter.drawRect(QRectF(3 + self._current * width, 14, width, base - 13))
         painter.setPen(theme.color("border_strong"))
         painter.drawLine(4, base, self.width() - 4, base)
         painter.setPen(theme.color("text_muted"))
@@ -188,7 +201,22 @@ class Histogram(QWidget):
 
     def mouseReleaseEvent(self, event: QMouseEvent) -> None:
         """Choose the step under the pointer."""
-        step = self._step_at(int(event.position().x()))
+        self._choose(self._step_at(int(event.position().x())))
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Left and Right move between steps, Enter chooses one."""
+        key = event.key()
+        if key in (Qt.Key.Key_Left, Qt.Key.Key_Right):
+            step = 1 if key == Qt.Key.Key_Right else -1
+            self._current = max(0, min(self._current + step, len(self._counts) - 1))
+            self.update()
+        elif key in (Qt.Key.Key_Return, Qt.Key.Key_Enter, Qt.Key.Key_Space):
+            self._choose(self._current)
+        else:
+            super().keyPressEvent(event)
+
+    def _choose(self, step: int) -> None:
+        self._current = step
         self.chosen.emit((self._edges[step], self._edges[step + 1]))
 
     def _step_at(self, x: int) -> int:

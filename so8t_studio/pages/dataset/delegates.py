@@ -14,7 +14,8 @@ from PySide6.QtWidgets import (
 
 from so8t_engine.labels import LABELS, Label
 from so8t_engine.samples.schema import SPLITS
-from so8t_studio.models.sample_table import SAMPLE_ROLE, is_right_to_left
+from so8t_studio.models.sample_cells import is_right_to_left
+from so8t_studio.models.sample_table import SAMPLE_ROLE
 from so8t_studio.theme import Theme
 from so8t_studio.widgets.label_chip import SIGNS, TOKENS
 

@@ -25,7 +25,7 @@ from so8t_engine.labels import LABELS, Label
 from so8t_engine.samples.schema import SPLITS, Sample
 from so8t_studio.commands.dataset import relabel, set_field, set_split
 from so8t_studio.models.dataset_store import DatasetStore
-from so8t_studio.models.sample_table import is_right_to_left
+from so8t_studio.models.sample_cells import is_right_to_left
 from so8t_studio.theme import Theme
 from so8t_studio.widgets.label_chip import SIGNS, TOKENS
 
@@ -270,6 +270,7 @@ class DetailPane(QScrollArea):
             length=f"{len(sample.request):,}", id=sample.id[:40]
         )
 
+    @Slot()
     def commit(self) -> None:
         """Take over what was typed but not committed yet."""
         for text_field in self.fields.values():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from PySide6.QtCore import Qt, Slot
 from PySide6.QtWidgets import (
@@ -12,7 +14,7 @@ from PySide6.QtWidgets import (
     QHBoxLayout,
     QHeaderView,
     QLabel,
-    QPlainTextEdit,
+    QProgressBar,
     QPushButton,
     QSplitter,
     QTableWidget,
@@ -31,12 +33,27 @@ from so8t_engine.workspace.snapshots import (
     list_snapshots,
     take_snapshot,
 )
-from so8t_studio.commands.dataset import restore_rows, restore_snapshot, rows_text
+from so8t_studio.commands.dataset import (
+    push,
+    restore_edit,
+    restore_rows,
+    restore_title,
+    rows_text,
+)
+from so8t_studio.models.background import Reporter, Task
 from so8t_studio.models.dataset_store import DatasetStore
-from so8t_studio.widgets.label_chip import SIGNS
+from so8t_studio.pages.dataset.diff_view import DiffView
+from so8t_studio.pages.dataset.guard import may_touch_test, rows_of
 
 _MAX_LISTED = 5000
 _SIGN = {"added": "+", "removed": "−", "relabelled": "⇄", "edited": "✎"}
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    rows: dict[str, list[Sample]]
+    diffs: list[RowDiff]
+    hashes: tuple[str, str]
 
 
 class DiffDialog(QDialog):
@@ -48,6 +65,8 @@ class DiffDialog(QDialog):
         self._diffs: list[RowDiff] = []
         self._snapshots: list[Snapshot] = []
         self._cache: dict[str, list[Sample]] = {}
+        self._before: list[Sample] = []
+        self._task: Task | None = None
         self.setObjectName("diffDialog")
         self.setWindowTitle(self.tr("Snapshots and differences"))
         self.resize(960, 620)
@@ -73,27 +92,19 @@ class DiffDialog(QDialog):
         self.summary.setProperty("role", "h3")
         self.summary.setWordWrap(True)
         column.addWidget(self.summary)
-        splitter = QSplitter()
-        self.table = QTableWidget()
-        self.table.setObjectName("diffTable")
-        self.table.setAccessibleName(self.tr("Rows that differ"))
-        self.table.verticalHeader().hide()
-        self.table.horizontalHeader().setDefaultAlignment(
-            Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter
-        )
-        self.table.setShowGrid(False)
-        self.table.setWordWrap(False)
-        self.table.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
-        self.table.setSelectionBehavior(QTableWidget.SelectionBehavior.SelectRows)
-        self.table.itemSelectionChanged.connect(self._on_selection_changed)
+        self.progress = QProgressBar()
+        self.progress.setObjectName("diffProgress")
+        self.progress.setAccessibleName(self.tr("Progress of the comparison"))
+        self.progress.setTextVisible(False)
+        self.progress.setRange(0, 0)
+        column.addWidget(self.progress)
+        splitter = QSplitter(Qt.Orientation.Vertical)
+        splitter.setChildrenCollapsible(False)
+        self.table = self._make_table()
         splitter.addWidget(self.table)
-        sides = QWidget()
-        both = QVBoxLayout(sides)
-        both.setContentsMargins(0, 0, 0, 0)
-        self.left = self._text("diffLeft", self.tr("Before"), both)
-        self.right = self._text("diffRight", self.tr("After"), both)
-        splitter.addWidget(sides)
-        splitter.setSizes([560, 380])
+        self.sides = DiffView()
+        splitter.addWidget(self.sides)
+        splitter.setSizes([230, 250])
         column.addWidget(splitter, 1)
         row = QHBoxLayout()
         self.restore_all = QPushButton(self.tr("Restore the left state"))
@@ -120,18 +131,22 @@ class DiffDialog(QDialog):
         box.activated.connect(self._compare)
         return box
 
-    def _text(self, name: str, title: str, column: QVBoxLayout) -> QPlainTextEdit:
-        head = QLabel(title)
-        head.setProperty("role", "h3")
-        editor = QPlainTextEdit()
-        editor.setObjectName(name)
-        editor.setAccessibleName(title)
-        editor.setReadOnly(True)
-        column.addWidget(head)
-        column.addWidget(editor, 1)
-        return editor
+    def _make_table(self) -> QTableWidget:
+        table = QTableWidget()
+        table.setObjectName("diffTable")
+        table.setAccessibleName(self.tr("Rows that differ"))
+        table.verticalHeader().hide()
+        table.horizontalHeader().setDefaultAlignment(
+            Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter
+        )
+        table.setShowGrid(False)
+        table.setWordWrap(False)
+        table.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
+        table.setSelectionBehavior(QTableWidget.SelectionBehavior.SelectRows)
+        table.itemSelectionChanged.connect(self._on_selection_changed)
+        return table
 
-    def _fill(self) -> None:
+    def _fill(self, before: str = "") -> None:
         persona = self._store.persona
         self._snapshots = list_snapshots(persona) if persona is not None else []
         for box in (self.before, self.after):
@@ -143,52 +158,85 @@ class DiffDialog(QDialog):
         for box in (self.before, self.after):
             box.addItem(self.tr("The dataset now"), "")
         self.after.setCurrentIndex(self.after.count() - 1)
-        self.before.setCurrentIndex(0)
+        self.before.setCurrentIndex(max(self.before.findData(before), 0) if before else 0)
         self._compare()
 
-    def _rows(self, box: QComboBox) -> list[Sample]:
-        name = box.currentData()
+    def _source(self, box: QComboBox) -> tuple[str, Callable[[], list[Sample]]]:
+        """Return the name of a state and what loads it; snapshots stay loaded."""
+        name = str(box.currentData())
         if not name:
-            return list(self._store.samples)
-        if name not in self._cache:
-            snapshot = next(one for one in self._snapshots if one.name == name)
-            self._cache[name] = snapshot.load()
-        return self._cache[name]
+            now = list(self._store.samples)
+            return "", lambda: now
+        if name in self._cache:
+            return name, lambda: self._cache[name]
+        return name, next(one for one in self._snapshots if one.name == name).load
 
     @Slot()
     def _compare(self) -> None:
+        """Compare in the background: two times 100,000 rows take a second."""
+        self._stop()
+        self._show([])
         if not self._snapshots:
             self.summary.setText(
                 self.tr(
                     "There is no snapshot yet. Each training run takes one; so does the button."
                 )
             )
-            self._show([])
             return
-        try:
-            before, after = self._rows(self.before), self._rows(self.after)
-        except So8tError as error:
-            self.summary.setText(str(error))
-            self._show([])
-            return
-        found = diff(before, after)
-        counts = Counter(one.kind for one in found)
-        if not found:
-            same = content_hash(before) == content_hash(after)
-            self.summary.setText(
-                self.tr("Both are the same ({rows}, content {hash}).").format(
-                    rows=rows_text(len(before)), hash=content_hash(before)[:12]
-                )
-                if same
-                else self.tr("The same rows under other identifiers.")
+        (before, load_before), (after, load_after) = map(self._source, (self.before, self.after))
+
+        def work(_reporter: Reporter) -> _Comparison:
+            old, new = load_before(), load_after()
+            hashes = (content_hash(old), content_hash(new))
+            return _Comparison({before: old, after: new}, diff(old, new), hashes)
+
+        self.summary.setText(self.tr("Comparing…"))
+        self.progress.show()
+        self._task = Task(work, self)
+        self._task.succeeded.connect(self._on_compared)
+        self._task.failed.connect(self._on_failed)
+        self._task.start()
+
+    def _stop(self) -> None:
+        self.progress.hide()
+        if self._task is not None:
+            self._task.stop()
+            self._task.deleteLater()
+            self._task = None
+
+    def done(self, code: int) -> None:
+        """Close; a comparison that still goes on is ended first."""
+        self._stop()
+        super().done(code)
+
+    @Slot(object)
+    def _on_failed(self, error: Exception) -> None:
+        self._stop()
+        self.summary.setText(str(error))
+
+    @Slot(object)
+    def _on_compared(self, found: _Comparison) -> None:
+        self._stop()
+        self._cache.update({name: rows for name, rows in found.rows.items() if name})
+        self._before = found.rows[str(self.before.currentData())]
+        self.summary.setText(self._words(found))
+        self._show(found.diffs)
+
+    def _words(self, found: _Comparison) -> str:
+        left, right = (one[:12] for one in found.hashes)
+        if found.diffs:
+            counts = Counter(one.kind for one in found.diffs)
+            words = self.tr(
+                "{added} added, {removed} removed, {relabelled} relabelled, {edited} edited"
+            ).format(**{kind: f"{counts[kind]:,}" for kind in _SIGN})
+            if len(found.diffs) > _MAX_LISTED:
+                words += self.tr("; the first {count} are listed").format(count=f"{_MAX_LISTED:,}")
+            return words + self.tr(" · content {left} → {right}").format(left=left, right=right)
+        if left == right:
+            return self.tr("Both are the same ({rows}, content {hash}).").format(
+                rows=rows_text(len(self._before)), hash=left
             )
-        else:
-            self.summary.setText(
-                self.tr(
-                    "{added} added, {removed} removed, {relabelled} relabelled, {edited} edited"
-                ).format(**{kind: f"{counts[kind]:,}" for kind in _SIGN})
-            )
-        self._show(found)
+        return self.tr("The same rows under other identifiers.")
 
     def _show(self, found: list[RowDiff]) -> None:
         self._diffs = found[:_MAX_LISTED]
@@ -217,35 +265,18 @@ class DiffDialog(QDialog):
         if self._diffs:
             table.selectRow(0)
         else:
-            self.left.clear()
-            self.right.clear()
+            self.sides.clear()
 
     @Slot()
     def _on_selection_changed(self) -> None:
         chosen = self._chosen()
         self.restore_rows.setEnabled(bool(chosen) and self.restore_all.isEnabled())
         if chosen:
-            self.left.setPlainText(self._describe(chosen[0].before, chosen[0].fields))
-            self.right.setPlainText(self._describe(chosen[0].after, chosen[0].fields))
+            self.sides.show_rows(chosen[0].before, chosen[0].after)
 
     def _chosen(self) -> list[RowDiff]:
         rows = sorted({index.row() for index in self.table.selectedIndexes()})
         return [self._diffs[row] for row in rows if row < len(self._diffs)]
-
-    def _describe(self, sample: Sample | None, fields: tuple[str, ...]) -> str:
-        if sample is None:
-            return self.tr("(not there)")
-        lines = []
-        names = ("label", "request", "context", "rationale", "response", "category", "language",
-                 "tags", "source", "split")  # fmt: skip
-        for name in names:
-            value = getattr(sample, name)
-            text = ", ".join(value) if isinstance(value, tuple) else str(value)
-            if name == "label":
-                text = f"{SIGNS[sample.label]} {text}"
-            if text:
-                lines.append(f"{'▸ ' if name in fields else ''}{name}: {text}")
-        return "\n".join(lines)
 
     @Slot()
     def _on_take_clicked(self) -> None:
@@ -256,17 +287,18 @@ class DiffDialog(QDialog):
         except (So8tError, OSError) as error:
             self.summary.setText(str(error))
             return
-        self._fill()
-        self.before.setCurrentIndex(self.before.findData(taken.name))
-        self._compare()
+        self._fill(taken.name)
 
     @Slot()
     def _on_restore_all_clicked(self) -> None:
-        name = str(self.before.currentData())
-        restore_snapshot(self._store, self._rows(self.before), name)
-        self._compare()
+        edit = restore_edit(self._store.rows, self._before)
+        if may_touch_test(self, rows_of(edit)):
+            push(self._store, restore_title(str(self.before.currentData())), edit)
+            self._compare()
 
     @Slot()
     def _on_restore_rows_clicked(self) -> None:
-        restore_rows(self._store, [(one.before, one.after) for one in self._chosen()])
-        self._compare()
+        chosen = self._chosen()
+        if may_touch_test(self, [one.after for one in chosen]):
+            restore_rows(self._store, [(one.before, one.after) for one in chosen])
+            self._compare()

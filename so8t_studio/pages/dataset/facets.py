@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from operator import attrgetter
+from typing import ClassVar
 
-from PySide6.QtCore import QEvent, QObject, Qt, Signal, Slot
+from PySide6.QtCore import QEvent, QObject, Qt, QTimer, Signal, Slot
 from PySide6.QtGui import QKeyEvent
 from PySide6.QtWidgets import QHeaderView, QTreeWidget, QTreeWidgetItem, QWidget
 
@@ -18,22 +20,50 @@ from so8t_studio.widgets.label_chip import SIGNS, TOKENS
 
 _TERM = int(Qt.ItemDataRole.UserRole)
 _MAX_VALUES = 60
+_COUNT_AT_ONCE = 5000
 
 
-def count_facets(samples: Sequence[Sample]) -> dict[str, Counter[str]]:
-    """Return counts of values by query field; an empty value counts under ''."""
-    facets: dict[str, Counter[str]] = {
-        name: Counter(map(attrgetter(attribute), samples))
-        for name, attribute in (
-            ("label", "label"),
-            ("lang", "language"),
-            ("category", "category"),
-            ("split", "split"),
-            ("source", "source"),
-        )
-    }
-    facets["tag"] = Counter(tag for sample in samples for tag in sample.tags)
-    return facets
+class FacetCounter(QObject):
+    """Counts values field by field between events, so that no step holds up the window."""
+
+    counted = Signal(object)
+    """dict[query field, Counter of values]; an empty value counts under ''."""
+
+    FIELDS: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("label", "label"), ("lang", "language"), ("category", "category"), ("split", "split"),
+        ("source", "source"), ("tag", "tags"),
+    )  # fmt: skip
+
+    def __init__(self, parent: QObject) -> None:
+        super().__init__(parent)
+        self._samples: Sequence[Sample] = ()
+        self._found: dict[str, Counter[str]] = {}
+        self._timer = QTimer(self)
+        self._timer.setInterval(0)
+        self._timer.timeout.connect(self._step)
+
+    def start(self, samples: Sequence[Sample]) -> None:
+        """Count from the beginning; small datasets at once."""
+        self._samples, self._found = samples, {}
+        if len(samples) > _COUNT_AT_ONCE:
+            self._timer.start()
+            return
+        self._timer.stop()
+        while self._step():
+            pass
+
+    @Slot()
+    def _step(self) -> bool:
+        """Count one field; False after the last."""
+        name, attribute = self.FIELDS[len(self._found)]
+        values = map(attrgetter(attribute), self._samples)
+        self._found[name] = Counter(chain.from_iterable(values) if name == "tag" else values)
+        if len(self._found) < len(self.FIELDS):
+            return True
+        self._timer.stop()
+        self._samples = ()
+        self.counted.emit(self._found)
+        return False
 
 
 class FacetPanel(QTreeWidget):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from PySide6.QtCore import Qt, Slot
 from PySide6.QtWidgets import (
+    QAbstractItemView,
     QComboBox,
     QDialog,
     QDialogButtonBox,
@@ -19,6 +17,8 @@ from PySide6.QtWidgets import (
     QLabel,
     QProgressBar,
     QPushButton,
+    QSplitter,
+    QTableView,
     QTableWidget,
     QTableWidgetItem,
     QTabWidget,
@@ -27,16 +27,25 @@ from PySide6.QtWidgets import (
 )
 
 from so8t_engine.errors import So8tError
-from so8t_engine.samples.fields import TARGETS
-from so8t_engine.samples.readers import ImportResult, ReadCancelled, Rejected, read_samples
+from so8t_engine.samples.combine import ImportMode
+from so8t_engine.samples.encodings import ENCODINGS
+from so8t_engine.samples.readers import ImportResult, ReadCancelled, read_samples
 from so8t_engine.samples.schema import Sample
 from so8t_engine.workspace.atomic import write_lines
-from so8t_studio.commands.dataset import ImportMode, rows_text
+from so8t_studio.commands.dataset import rows_text
 from so8t_studio.models.background import Reporter, Task
+from so8t_studio.models.rejected_rows import COLUMNS, RejectedRowsModel
+from so8t_studio.pages.dataset.mapping_table import MappingTable
 from so8t_studio.widgets.label_chip import SIGNS
 
-MAX_LISTED = 2000
-_PREVIEW = 50
+PREVIEW_ROWS = 50
+_ENCODING_NAMES = {
+    "cp1252": "cp1252 (Latin-1)", "cp932": "cp932 (Shift_JIS)", "utf-8-sig": "utf-8 (with BOM)",
+    "utf-16": "utf-16 (with BOM)",
+}  # fmt: skip
+_PREVIEW_FIELDS = ("label", "request", "context", "response", "rationale", "category", "language",
+                   "tags", "split")  # fmt: skip
+_KINDS = {"jsonl": "JSON Lines", "json": "JSON", "csv": "CSV", "tsv": "TSV", "parquet": "Parquet"}
 
 
 class ImportDialog(QDialog):
@@ -46,22 +55,17 @@ class ImportDialog(QDialog):
         super().__init__(parent)
         self.path = path
         self.result_rows: ImportResult | None = None
-        self._corrected: dict[int, Sample] = {}
+        self._mapping: dict[str, str] | None = None
         self._task: Task | None = None
         self.setObjectName("importDialog")
         self.setWindowTitle(self.tr("Import {file}").format(file=path.name))
-        self.resize(960, 600)
+        self.resize(960, 620)
         column = QVBoxLayout(self)
         column.setContentsMargins(20, 16, 20, 16)
         column.setSpacing(10)
-        self.summary = QLabel()
-        self.summary.setObjectName("importSummary")
-        self.summary.setWordWrap(True)
-        self.summary.setProperty("role", "h3")
+        self.summary = self._label("importSummary", "h3")
         column.addWidget(self.summary)
-        self.details = QLabel()
-        self.details.setProperty("role", "muted")
-        self.details.setWordWrap(True)
+        self.details = self._label("importDetails", "muted")
         column.addWidget(self.details)
         self.progress = QProgressBar()
         self.progress.setObjectName("importProgress")
@@ -70,20 +74,33 @@ class ImportDialog(QDialog):
         column.addWidget(self.progress)
         self.tabs = QTabWidget()
         self.tabs.setObjectName("importTabs")
-        self.preview = self._table("importPreview", self.tr("First rows"))
-        self.columns = self._table("importColumns", self.tr("Columns"))
-        self.rejected = self._table("importRejected", self.tr("Rows that cannot be imported"))
-        self.rejected.itemChanged.connect(self._on_rejected_edited)
+        self.preview = QTableWidget()
+        self._prepare(self.preview, "importPreview", self.tr("First rows"))
+        self.columns = MappingTable()
+        self._prepare(self.columns, "importColumns", self.tr("Columns"))
+        self.columns.mapping_changed.connect(self._on_mapping_changed)
         self._rejected_page = self._make_rejected_page()
-        self.tabs.addTab(self.preview, self.tr("Preview"))
-        self.tabs.addTab(self.columns, self.tr("Columns"))
+        self.both = QSplitter(Qt.Orientation.Vertical)
+        self.both.setObjectName("importSplitter")
+        self.both.setChildrenCollapsible(False)
+        self.both.addWidget(self.columns)
+        self.both.addWidget(self.preview)
+        self.both.setSizes([190, 210])
+        self.tabs.addTab(self.both, self.tr("Columns and first rows"))
         self.tabs.addTab(self._rejected_page, self.tr("Rejected"))
         column.addWidget(self.tabs, 1)
+        column.addStretch()  # room below the sentence that stands alone when a file is refused
         column.addLayout(self._make_bottom(rows_now))
-        self._start(None)
+        self._start()
 
-    def _table(self, name: str, title: str) -> QTableWidget:
-        table = QTableWidget()
+    def _label(self, name: str, role: str) -> QLabel:
+        label = QLabel()
+        label.setObjectName(name)
+        label.setWordWrap(True)
+        label.setProperty("role", role)
+        return label
+
+    def _prepare(self, table: QTableView, name: str, title: str) -> None:
         table.setObjectName(name)
         table.setAccessibleName(title)
         table.verticalHeader().hide()
@@ -92,26 +109,34 @@ class ImportDialog(QDialog):
         )
         table.setShowGrid(False)
         table.setWordWrap(False)
-        table.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
-        table.setSelectionBehavior(QTableWidget.SelectionBehavior.SelectRows)
-        return table
+        table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
 
     def _make_rejected_page(self) -> QWidget:
         page = QWidget()
         column = QVBoxLayout(page)
         column.setContentsMargins(0, 8, 0, 0)
-        words = QLabel(
+        words = self._label("rejectedHint", "muted")
+        words.setText(
             self.tr(
                 "Correct the last column of a row to import it too; good rows are not affected."
             )
         )
-        words.setProperty("role", "muted")
-        words.setWordWrap(True)
         column.addWidget(words)
+        self.rejected_rows = RejectedRowsModel(self)
+        self.rejected_rows.corrected_changed.connect(self._refresh)
+        self.rejected = QTableView()
+        self._prepare(self.rejected, "importRejected", self.tr("Rows that cannot be imported"))
+        self.rejected.setModel(self.rejected_rows)
         self.rejected.setEditTriggers(
-            QTableWidget.EditTrigger.DoubleClicked
-            | QTableWidget.EditTrigger.EditKeyPressed
-            | QTableWidget.EditTrigger.AnyKeyPressed
+            QAbstractItemView.EditTrigger.DoubleClicked
+            | QAbstractItemView.EditTrigger.EditKeyPressed
+            | QAbstractItemView.EditTrigger.AnyKeyPressed
+        )
+        for number, width in enumerate((120, 56, 80, 110, 290)):
+            self.rejected.setColumnWidth(number, width)
+        self.rejected.horizontalHeader().setSectionResizeMode(
+            COLUMNS.index("raw"), QHeaderView.ResizeMode.Stretch
         )
         column.addWidget(self.rejected, 1)
         row = QHBoxLayout()
@@ -126,7 +151,6 @@ class ImportDialog(QDialog):
 
     def _make_bottom(self, rows_now: int) -> QHBoxLayout:
         row = QHBoxLayout()
-        self._mode_label = QLabel(self.tr("How"))
         self.mode_box = QComboBox()
         self.mode_box.setObjectName("importMode")
         self.mode_box.setAccessibleName(self.tr("How to import"))
@@ -135,10 +159,19 @@ class ImportDialog(QDialog):
         self.mode_box.addItem(
             self.tr("Replace all {rows}").format(rows=rows_text(rows_now)), "replace"
         )
-        self._mode_label.setVisible(rows_now > 0)
         self.mode_box.setVisible(rows_now > 0)
-        row.addWidget(self._mode_label)
         row.addWidget(self.mode_box)
+        self.encoding_box = QComboBox()
+        self.encoding_box.setObjectName("importEncoding")
+        self.encoding_box.setAccessibleName(self.tr("Encoding of the file"))
+        self.encoding_box.setToolTip(
+            self.tr("Choose another encoding if the preview shows wrong characters")
+        )
+        self.encoding_box.addItem(self.tr("Encoding: found by itself"), "")
+        for name in ENCODINGS:
+            self.encoding_box.addItem(_ENCODING_NAMES.get(name, name), name)
+        self.encoding_box.activated.connect(self._start)
+        row.addWidget(self.encoding_box)
         row.addStretch(1)
         self.buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Cancel)
         self.buttons.setObjectName("importButtons")
@@ -164,8 +197,7 @@ class ImportDialog(QDialog):
         """Return the good rows and those that were corrected, identifiers unique."""
         rows = list(self.result_rows.samples) if self.result_rows else []
         used = {sample.id for sample in rows}
-        for number in sorted(self._corrected):
-            sample = self._corrected[number]
+        for sample in self.rejected_rows.corrected:
             fresh, suffix = sample.id, 2
             while fresh in used:
                 fresh, suffix = f"{sample.id}-{suffix}", suffix + 1
@@ -173,24 +205,30 @@ class ImportDialog(QDialog):
             rows.append(msgspec.structs.replace(sample, id=fresh))
         return rows
 
-    # Reading
+    # Reading: the first rows at once, then all of them
 
-    def _start(self, mapping: dict[str, str] | None) -> None:
-        self._stop()
+    @Slot()
+    def _start(self) -> None:
         self.import_button.setEnabled(False)
         self.progress.setRange(0, 0)
         self.progress.show()
         self.summary.setText(self.tr("Reading {file}…").format(file=self.path.name))
-        path = self.path
+        self._read(PREVIEW_ROWS)
+
+    def _read(self, limit: int) -> None:
+        self._stop()
+        path, mapping = self.path, self._mapping
+        encoding = str(self.encoding_box.currentData())
 
         def work(reporter: Reporter) -> ImportResult:
             return read_samples(
-                path, mapping=mapping, progress=reporter.progress, cancelled=reporter.cancelled
-            )
+                path, mapping=mapping, encoding=encoding, limit=limit,
+                progress=None if limit else reporter.progress, cancelled=reporter.cancelled,
+            )  # fmt: skip
 
         self._task = Task(work, self)
         self._task.progressed.connect(self._on_progressed)
-        self._task.succeeded.connect(self._on_read)
+        self._task.succeeded.connect(self._on_previewed if limit else self._on_read)
         self._task.failed.connect(self._on_failed)
         self._task.start()
 
@@ -220,37 +258,53 @@ class ImportDialog(QDialog):
         text = str(error) if isinstance(error, So8tError) else self.tr(
             "The file cannot be read: {error}."
         ).format(error=error)  # fmt: skip
+        self.result_rows = None
         self.summary.setText(self.tr("Nothing was imported."))
         self.details.setText(text)
         self.tabs.hide()
 
     @Slot(object)
-    def _on_read(self, result: ImportResult) -> None:
-        self.result_rows = result
-        self._corrected = {}
-        self.progress.hide()
+    def _on_previewed(self, result: ImportResult) -> None:
+        self.tabs.show()
         self._show_preview(result.samples)
-        self._show_columns(result)
-        self._show_rejected(result.rejected)
-        self._refresh()
-        if result.rejected and not result.samples:
-            self.tabs.setCurrentWidget(self._rejected_page)
+        self.columns.show_mapping(result.columns, result.mapping)
+        self._read(0)
 
+    @Slot(object)
+    def _on_read(self, result: ImportResult) -> None:
+        self._stop()
+        self.result_rows = result
+        self.progress.hide()
+        self.columns.show_mapping(result.columns, result.mapping)
+        self.rejected_rows.show_result(result)
+        self._refresh()
+        if not result.samples:
+            mapped = {"request", "messages"} & set(result.mapping.values())
+            known = bool(mapped) and "label" in result.mapping.values()
+            self.tabs.setCurrentWidget(self._rejected_page if known else self.both)
+
+    @Slot(object)
+    def _on_mapping_changed(self, mapping: dict[str, str]) -> None:
+        self._mapping = mapping
+        self._start()
+
+    # Showing
+
+    @Slot()
     def _refresh(self) -> None:
         result = self.result_rows
         if result is None:
             return
-        good = len(result.samples) + len(self._corrected)
-        bad = len(result.rejected) - len(self._corrected)
+        good = len(result.samples) + len(self.rejected_rows.corrected)
+        bad = self.rejected_rows.left
         parts = [self.tr("{rows} can be imported.").format(rows=rows_text(good))]
         if bad:
             parts.append(self.tr("{rows} cannot; see “Rejected”.").format(rows=rows_text(bad)))
         self.summary.setText(" ".join(parts))
-        kinds = {"jsonl": "JSON Lines", "json": "JSON", "csv": "CSV", "tsv": "TSV",
-                 "parquet": "Parquet"}  # fmt: skip
-        words = [kinds.get(result.format, result.format)]
+        words = [_KINDS.get(result.format, result.format)]
         if result.encoding != "binary":
-            words.append(self.tr("encoding {name}").format(name=result.encoding))
+            name = _ENCODING_NAMES.get(result.encoding, result.encoding)
+            words.append(self.tr("encoding {name}").format(name=name))
         if result.repaired:
             first = result.repaired[0]
             words.append(
@@ -261,16 +315,16 @@ class ImportDialog(QDialog):
                 )
             )
         self.details.setText(" · ".join(words))
-        self.tabs.setTabText(2, self.tr("Rejected ({count})").format(count=f"{bad:,}"))
-        self.tabs.setTabEnabled(2, bool(result.rejected))
+        self.encoding_box.setVisible(result.encoding != "binary")
+        self.tabs.setTabText(1, self.tr("Rejected ({count})").format(count=f"{bad:,}"))
+        self.tabs.setTabEnabled(1, bool(result.rejected))
         self.import_button.setEnabled(good > 0)
         self.import_button.setText(self.tr("Import {rows}").format(rows=rows_text(good)))
 
     def _show_preview(self, samples: list[Sample]) -> None:
-        shown = samples[:_PREVIEW]
-        names = [n for n in ("label", "request", "context", "response", "rationale", "category",
-                             "language", "tags", "split") if n in ("label", "request")
-                 or any(getattr(s, n) for s in shown)]  # fmt: skip
+        shown = samples[:PREVIEW_ROWS]
+        names = ["label", "request"]
+        names += [name for name in _PREVIEW_FIELDS[2:] if any(getattr(s, name) for s in shown)]
         self.preview.setColumnCount(len(names))
         self.preview.setHorizontalHeaderLabels([name.capitalize() for name in names])
         self.preview.setRowCount(len(shown))
@@ -283,116 +337,24 @@ class ImportDialog(QDialog):
                 self.preview.setItem(row, number, QTableWidgetItem(text[:200]))
         self.preview.setColumnWidth(names.index("request"), 360)
 
-    def _show_columns(self, result: ImportResult) -> None:
-        self.columns.setColumnCount(2)
-        self.columns.setHorizontalHeaderLabels([self.tr("Column in the file"), self.tr("Feeds")])
-        names = result.columns[:200]
-        self.columns.setRowCount(len(names))
-        for row, name in enumerate(names):
-            self.columns.setItem(row, 0, QTableWidgetItem(name))
-            box = QComboBox()
-            box.setObjectName(f"mapping_{row}")
-            box.setAccessibleName(self.tr("Field for the column {name}").format(name=name))
-            box.addItem(self.tr("(ignored)"), "")
-            for target in TARGETS:
-                box.addItem(target, target)
-            box.setCurrentIndex(max(box.findData(result.mapping.get(name, "")), 0))
-            box.activated.connect(self._on_mapping_activated)
-            self.columns.setCellWidget(row, 1, box)
-        self.columns.verticalHeader().setDefaultSectionSize(42)
-        self.columns.setColumnWidth(0, 300)
-        self.columns.setColumnWidth(1, 260)
-
-    def _show_rejected(self, rows: list[Rejected]) -> None:
-        table = self.rejected
-        table.blockSignals(True)
-        table.setColumnCount(5)
-        table.setHorizontalHeaderLabels(
-            [self.tr("Line"), self.tr("Field"), self.tr("Value"), self.tr("Reason"),
-             self.tr("Row (edit to correct)")]
-        )  # fmt: skip
-        table.setRowCount(min(len(rows), MAX_LISTED))
-        for number, rejected in enumerate(rows[:MAX_LISTED]):
-            cells = (f"{rejected.line:,}", rejected.field, rejected.value, rejected.reason)
-            for column, text in enumerate(cells):
-                item = QTableWidgetItem(text)
-                item.setFlags(item.flags() & ~Qt.ItemFlag.ItemIsEditable)
-                item.setToolTip(text)
-                table.setItem(number, column, item)
-            table.setItem(number, 4, QTableWidgetItem(rejected.raw))
-        table.blockSignals(False)
-        for column, width in enumerate((60, 80, 120, 360)):
-            table.setColumnWidth(column, width)
-        table.horizontalHeader().setSectionResizeMode(4, QHeaderView.ResizeMode.Stretch)
-
-    @Slot(int)
-    def _on_mapping_activated(self, _index: int) -> None:
-        mapping: dict[str, str] = {}
-        for row in range(self.columns.rowCount()):
-            box, item = self.columns.cellWidget(row, 1), self.columns.item(row, 0)
-            if isinstance(box, QComboBox) and item is not None:
-                mapping[item.text()] = str(box.currentData())
-        self._start(mapping)
-
-    @Slot(QTableWidgetItem)
-    def _on_rejected_edited(self, item: QTableWidgetItem) -> None:
-        number = item.row()
-        if item.column() != 4 or self.result_rows is None:
-            return
-        try:
-            sample = self._read_corrected(item.text())
-            reason = self.tr("✓ corrected")
-        except So8tError as error:
-            sample, reason = None, str(error)
-        if sample is None:
-            self._corrected.pop(number, None)
-        else:
-            self._corrected[number] = sample
-        cell = self.rejected.item(number, 3)
-        if cell is not None:
-            self.rejected.blockSignals(True)
-            cell.setText(reason)
-            cell.setToolTip(reason)
-            self.rejected.blockSignals(False)
-        self._refresh()
-
-    def _read_corrected(self, text: str) -> Sample:
-        """Read one corrected row the way a file is read, with the mapping in force."""
-        result = self.result_rows
-        assert result is not None
-        mapping = dict(result.mapping)
-        row: Any = None
-        try:
-            row = json.loads(text)
-        except ValueError:
-            row = None
-        if isinstance(row, dict):
-            mapping.update({name: name for name in row if name in TARGETS and name not in mapping})
-        suffix = ".jsonl" if isinstance(row, dict) or result.format in ("jsonl", "json") else ".csv"
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"row{suffix}"
-            header = "" if suffix == ".jsonl" else ",".join(
-                json.dumps(name, ensure_ascii=False) for name in result.columns
-            ) + "\n"  # fmt: skip
-            one_line = json.dumps(row, ensure_ascii=False) if suffix == ".jsonl" and row else text
-            path.write_text(header + one_line + "\n", "utf-8")
-            found = read_samples(path, mapping=mapping, encoding="utf-8")
-        if found.samples:
-            return found.samples[0]
-        reason = found.rejected[0].reason if found.rejected else self.tr("the row is empty")
-        raise So8tError(reason)
-
     @Slot()
     def _on_save_rejected_clicked(self) -> None:
         suggested = str(self.path.with_name(f"{self.path.stem}.rejected.jsonl"))
         name, _ = QFileDialog.getSaveFileName(
             self, self.tr("Save rejected rows"), suggested, "JSON Lines (*.jsonl)"
         )
-        if name and self.result_rows is not None:
-            rows = [msgspec.json.encode(row) + b"\n" for row in self.result_rows.rejected]
-            try:
-                write_lines(Path(name), rows)
-            except OSError as error:
-                self.details.setText(
-                    self.tr("The rows cannot be saved: {error}.").format(error=error.strerror)
+        if not name:
+            return
+        rows = [msgspec.json.encode(row) + b"\n" for row in self.rejected_rows.remaining()]
+        try:
+            write_lines(Path(name), rows)
+        except OSError as error:
+            self.details.setText(
+                self.tr("The rows cannot be saved: {error}.").format(error=error.strerror)
+            )
+        else:
+            self.details.setText(
+                self.tr("{rows} were saved to {file}.").format(
+                    rows=rows_text(len(rows)), file=Path(name).name
                 )
+            )

@@ -23,6 +23,7 @@ from so8t_studio.commands.dataset import (
 )
 from so8t_studio.models.background import Reporter, Task
 from so8t_studio.models.dataset_store import DatasetChangedOnDisk
+from so8t_studio.pages.dataset.guard import may_touch_test
 from so8t_studio.pages.dataset.import_dialog import ImportDialog
 from so8t_studio.pages.dataset.small_dialogs import FindReplaceDialog, TagDialog
 
@@ -55,10 +56,12 @@ class DatasetOperations(QObject):
         acts.splits.triggered.connect(self.divide)
         acts.snapshots.triggered.connect(self.compare)
         for split in ("", *SPLITS):
-            action = QAction(split or self.tr("automatic (each run decides)"), page.split_menu)
+            action = QAction(
+                split or self.tr("automatic (each run decides)"), page.toolbar.split_menu
+            )
             action.setData(split)
             action.triggered.connect(self._on_split_triggered)
-            page.split_menu.addAction(action)
+            page.toolbar.split_menu.addAction(action)
 
     # Undo and save
 
@@ -173,6 +176,15 @@ class DatasetOperations(QObject):
                 ).format(rows=rows_text(len(store.rejected)), line=first.line, reason=first.reason),
             )
 
+    def announce_journal(self) -> None:
+        """Say that a crash would now lose the unsaved edits, if it is so."""
+        failure = self._store.journal_failure
+        if failure and self._store.modified and self._page.banner.kind != "error":
+            words = self.tr("{failure} A crash would lose them; save soon, or free some space.")
+            self._page.show_notice(
+                "error", words.format(failure=failure), action="save", label=self.tr("Save now")
+            )
+
     def banner_action(self, name: str) -> None:
         """Do what the banner's button says."""
         self._page.banner.clear()
@@ -223,20 +235,7 @@ class DatasetOperations(QObject):
                 set_split(self._store, ids, action.data())
 
     def _may_touch_test(self, ids: list[str]) -> bool:
-        """Ask before a bulk edit changes rows of the test split."""
-        samples = (self._store.sample(one) for one in ids)
-        count = sum(sample is not None and sample.split == "test" for sample in samples)
-        if len(ids) < 2 or not count:
-            return True
-        answer = QMessageBox.question(
-            self._page,
-            self.tr("Test split"),
-            self.tr(
-                "{rows} of the selection belong to the test split, which should stay as it is so "
-                "that results can be compared. Change them all the same?"
-            ).format(rows=rows_text(count)),
-        )
-        return answer == QMessageBox.StandardButton.Yes
+        return may_touch_test(self._page, map(self._store.sample, ids))
 
     @Slot()
     def find_and_replace(self) -> None:
@@ -283,10 +282,13 @@ class DatasetOperations(QObject):
         if name:
             self.import_path(Path(name))
 
-    def import_later(self, name: str) -> None:
+    def import_later(self, names: list[str]) -> None:
         """Import after a drop has ended: a dialog inside of the drop would block the source."""
-        path = Path(name)
-        QTimer.singleShot(0, self, lambda: self.import_path(path))
+        QTimer.singleShot(0, self, lambda: self._import_all(names))
+
+    def _import_all(self, names: list[str]) -> None:
+        for name in names:
+            self.import_path(Path(name))
 
     def import_path(self, path: Path) -> None:
         """Show what a file holds and import it if the user agrees."""

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import ClassVar
 
 from PySide6.QtCore import Qt, QTimer, Slot
 from PySide6.QtGui import QDragEnterEvent, QDropEvent, QKeyEvent, QResizeEvent
 from PySide6.QtWidgets import (
-    QHBoxLayout,
-    QMenu,
     QSplitter,
     QStackedWidget,
     QTabWidget,
-    QToolButton,
     QVBoxLayout,
     QWidget,
 )
 
-from so8t_engine.labels import LABELS, Label
-from so8t_engine.samples.query import QueryError, parse_query
+from so8t_engine.labels import Label
+from so8t_engine.samples.query_terms import Facts
 from so8t_engine.samples.schema import Sample
 from so8t_studio.context import AppContext
 from so8t_studio.models.dataset_store import DatasetChange
@@ -27,19 +25,23 @@ from so8t_studio.pages.base import Page
 from so8t_studio.pages.dataset.actions import DatasetActions
 from so8t_studio.pages.dataset.counts_bar import CountsBar
 from so8t_studio.pages.dataset.detail_pane import DetailPane
-from so8t_studio.pages.dataset.facets import FacetPanel, count_facets
+from so8t_studio.pages.dataset.facets import FacetCounter, FacetPanel
+from so8t_studio.pages.dataset.filtering import Filtering
+from so8t_studio.pages.dataset.history_panel import HistoryPanel
 from so8t_studio.pages.dataset.operations import DatasetOperations
 from so8t_studio.pages.dataset.quality_panel import QualityPanel
+from so8t_studio.pages.dataset.remembered import Remembered
 from so8t_studio.pages.dataset.search_bar import SearchBar
 from so8t_studio.pages.dataset.statistics_panel import StatisticsPanel
 from so8t_studio.pages.dataset.table_view import SampleTableView, next_after_label
+from so8t_studio.pages.dataset.toolbar import DatasetToolbar
 from so8t_studio.widgets.banner import Banner
 from so8t_studio.widgets.empty_state import EmptyState
 
-_FORM = "dataset"
 _REFRESH_MS = 120
 _WIDE = 1200
 _NARROW = 900
+_MAX_OFFERED = 200
 
 
 class DatasetPage(Page):
@@ -53,14 +55,15 @@ class DatasetPage(Page):
         self.model = SampleTableModel(self._store, self)
         self.actions_ = DatasetActions(self)
         self._stale = True
-        self._facets_wanted: bool | None = None
         self.setAcceptDrops(True)
         self.body.setSpacing(10)
         self.banner = Banner(dismissible=True)
         self.banner.action_triggered.connect(self._on_banner_action)
         self._banner_action = ""
         self.body.addWidget(self.banner)
-        self.body.addWidget(self._make_toolbar())
+        self.toolbar = DatasetToolbar(self.actions_)
+        self.toolbar.facets_clicked.connect(self._on_facets_clicked)
+        self.body.addWidget(self.toolbar)
         self.counts = CountsBar()
         self.counts.label_chosen.connect(self._on_count_chosen)
         self.body.addWidget(self.counts)
@@ -84,8 +87,13 @@ class DatasetPage(Page):
         self._timer.setSingleShot(True)
         self._timer.setInterval(_REFRESH_MS)
         self._timer.timeout.connect(self._refresh_counts)
+        self._counter = FacetCounter(self)
+        self._counter.counted.connect(self._on_counted)
+        self.filtering = Filtering(
+            self._store, self.model, Facts(self.quality.issues, self.statistics.token_counts)
+        )
         self._connect()
-        self._restore_form()
+        self.remembered = Remembered(context.settings, self.table, self.search, self)
         self._after_load()
 
     def title(self) -> str:
@@ -93,63 +101,6 @@ class DatasetPage(Page):
         return self.tr("Dataset")
 
     # Layout
-
-    def _make_toolbar(self) -> QWidget:
-        bar = QWidget()
-        bar.setObjectName("datasetToolbar")
-        row = QHBoxLayout(bar)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.setSpacing(4)
-        acts = self.actions_
-        self._tools: list[QToolButton] = []
-        beside, only = (
-            Qt.ToolButtonStyle.ToolButtonTextBesideIcon,
-            Qt.ToolButtonStyle.ToolButtonIconOnly,
-        )
-        for action, style in (
-            (acts.import_file, beside), (acts.add, beside), (acts.delete, only), (None, only),
-            *((acts.labels[label], Qt.ToolButtonStyle.ToolButtonTextOnly) for label in LABELS),
-            (None, only), (acts.undo, only), (acts.redo, only), (None, only),
-            (acts.save, beside), (acts.export, only),
-        ):  # fmt: skip
-            if action is None:
-                row.addSpacing(10)
-                continue
-            button = QToolButton()
-            button.setDefaultAction(action)
-            button.setToolButtonStyle(style)
-            button.setObjectName(action.objectName().replace("action_", "button_"))
-            button.setAccessibleName(action.text())
-            button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
-            button.setProperty("mayShrink", style == beside)
-            self._tools.append(button)
-            row.addWidget(button)
-        row.addStretch(1)
-        self.facets_button = QToolButton()
-        self.facets_button.setObjectName("button_facets")
-        self.facets_button.setText(self.tr("Filters"))
-        self.facets_button.setAccessibleName(self.tr("Show filters by value"))
-        self.facets_button.setToolTip(self.tr("Show or hide the list of values with counts"))
-        self.facets_button.setCheckable(True)
-        self.facets_button.clicked.connect(self._on_facets_clicked)
-        row.addWidget(self.facets_button)
-        more = QToolButton()
-        more.setObjectName("button_more")
-        more.setText(self.tr("More"))
-        more.setAccessibleName(self.tr("More commands"))
-        more.setToolTip(self.tr("More commands"))
-        more.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
-        menu = QMenu(more)
-        self.split_menu = QMenu(self.tr("Move selected rows to"), menu)
-        menu.addActions([acts.find_replace, acts.tag])
-        menu.addMenu(self.split_menu)
-        menu.addSeparator()
-        menu.addActions([acts.splits, acts.snapshots])
-        menu.addSeparator()
-        menu.addAction(acts.select_all)
-        more.setMenu(menu)
-        row.addWidget(more)
-        return bar
 
     def _make_work_area(self) -> QWidget:
         area = QWidget()
@@ -175,6 +126,9 @@ class DatasetPage(Page):
         self.tabs.addTab(self.detail, self.tr("Row"))
         self.tabs.addTab(self.quality, self.tr("Quality"))
         self.tabs.addTab(self.statistics, self.tr("Statistics"))
+        self.history = HistoryPanel(self._store.undo_stack, read_only=self._store.read_only)
+        self.tabs.addTab(self.history, self.tr("History"))
+        self.tabs.currentChanged.connect(self.detail.commit)
         for part, stretch in ((self.facets, 0), (self.table, 3), (self.tabs, 1)):
             self.splitter.addWidget(part)
             self.splitter.setStretchFactor(self.splitter.count() - 1, stretch)
@@ -196,13 +150,13 @@ class DatasetPage(Page):
         table.label_key_pressed.connect(self._on_label_key_pressed)
         table.edit_requested.connect(self.focus_field)
         table.search_requested.connect(self._on_search_requested)
-        table.columns_changed.connect(self._on_columns_changed)
         self.search.query_changed.connect(self._on_query_changed)
         self.search.left.connect(self._on_search_left)
-        self.search.filter_saved.connect(self._on_filter_saved)
-        self.search.filter_removed.connect(self._on_filter_removed)
+        self.filtering.problem.connect(self.search.show_problem)
+        self.filtering.busy_changed.connect(self.search.show_busy)
+        self.filtering.applied.connect(self._on_filtered)
         self.facets.term_chosen.connect(self.search.toggle_term)
-        self.quality.query_requested.connect(self.search.set_text)
+        self.quality.query_requested.connect(self._on_finding_chosen)
         self.quality.issues_found.connect(self._on_issues_found)
         self.statistics.term_chosen.connect(self.search.toggle_term)
         self.actions_.search.triggered.connect(self._on_search_requested)
@@ -227,6 +181,8 @@ class DatasetPage(Page):
         self.detail.commit()
         self.quality.stop()
         self.statistics.stop()
+        self.filtering.stop()
+        self.remembered.flush()
         closing = self.operations.confirm_unsaved()
         if closing:
             self._store.flush_journal()
@@ -236,14 +192,7 @@ class DatasetPage(Page):
         """Show the facets by default only where there is room."""
         super().resizeEvent(event)
         self._show_facets()
-        narrow = self.width() < _NARROW
-        for button in self._tools:
-            if button.property("mayShrink"):
-                button.setToolButtonStyle(
-                    Qt.ToolButtonStyle.ToolButtonIconOnly
-                    if narrow
-                    else Qt.ToolButtonStyle.ToolButtonTextBesideIcon
-                )
+        self.toolbar.set_narrow(self.width() < _NARROW)
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         """Escape goes back to the table, and from there to all rows."""
@@ -261,12 +210,11 @@ class DatasetPage(Page):
             event.acceptProposedAction()
 
     def dropEvent(self, event: QDropEvent) -> None:
-        """Import the first file that was dropped."""
-        for url in event.mimeData().urls():
-            if url.isLocalFile():
-                event.acceptProposedAction()
-                self.operations.import_later(url.toLocalFile())
-                return
+        """Import the files that were dropped, one after the other."""
+        names = [url.toLocalFile() for url in event.mimeData().urls() if url.isLocalFile()]
+        if names:
+            event.acceptProposedAction()
+            self.operations.import_later(names)
 
     # What the operations ask
 
@@ -313,6 +261,7 @@ class DatasetPage(Page):
         if len(self._store):
             self.table.go_to_row(0)
         self._update_enabled()
+        self.history.set_read_only(self._store.read_only)
         self._on_undo_text_changed()
         self._on_modified_changed(self._store.modified)
         self._refresh_counts()
@@ -327,12 +276,19 @@ class DatasetPage(Page):
     @Slot()
     def _refresh_counts(self) -> None:
         self._stale = False
-        facets = count_facets(self._store.samples)
-        self.facets.show_counts(facets, self.quality.issue_counts())
-        self.search.set_values({name: [v for v in c if v] for name, c in facets.items()})
+        self.operations.announce_journal()
+        self._counter.start(self._store.samples)
         self._show_numbers()
         self.quality.mark_stale()
         self.statistics.mark_stale()
+
+    @Slot(object)
+    def _on_counted(self, facets: dict[str, Counter[str]]) -> None:
+        issues = self.quality.issue_counts()
+        self.facets.show_counts(facets, issues)
+        values = {name: [v for v, _ in c.most_common(_MAX_OFFERED) if v]
+                  for name, c in facets.items()}  # fmt: skip
+        self.search.set_values({**values, "issue": ["any", *issues]})
 
     def _show_numbers(self) -> None:
         rows = self.table.selectionModel().selection()
@@ -375,7 +331,7 @@ class DatasetPage(Page):
             *acts.labels.values(),
         ):
             action.setEnabled(some)
-        self.split_menu.setEnabled(some)
+        self.toolbar.split_menu.setEnabled(some)
         acts.export.setEnabled(len(self._store) > 0)
         self.empty.button.setVisible(writable)
 
@@ -424,15 +380,21 @@ class DatasetPage(Page):
 
     @Slot(str)
     def _on_query_changed(self, text: str) -> None:
-        try:
-            query = parse_query(text, self.quality.issues)
-        except QueryError as error:
-            self.search.show_problem(str(error))
-            return
-        self.search.show_problem("")
+        if "issue:" not in text:
+            self.model.set_rank({})
         self.detail.commit()
-        self.model.set_query(query)
+        self.filtering.apply(text)
+
+    @Slot()
+    def _on_filtered(self) -> None:
+        self.table.scrollTo(self.table.currentIndex())
         self._show_numbers()
+
+    @Slot(str)
+    def _on_finding_chosen(self, query: str) -> None:
+        """Show the rows of a finding, those that belong together next to each other."""
+        self.model.set_rank(self.quality.rank(query))
+        self.search.set_text(query)
 
     @Slot()
     def _on_search_left(self) -> None:
@@ -446,62 +408,22 @@ class DatasetPage(Page):
 
     @Slot()
     def _on_issues_found(self) -> None:
-        self.facets.show_counts(count_facets(self._store.samples), self.quality.issue_counts())
+        self._counter.start(self._store.samples)
         if "issue:" in self.search.text():
+            self.model.set_rank(self.quality.rank(self.search.text()))
             self._on_query_changed(self.search.text())
 
     @Slot()
     def _on_banner_action(self) -> None:
         self.operations.banner_action(self._banner_action)
 
-    # What is remembered
-
-    def _restore_form(self) -> None:
-        form = self.context.settings.form(_FORM)
-        if isinstance(form.get("columns"), dict):
-            self.table.restore_columns(form["columns"])
-        filters = form.get("filters")
-        self.search.set_filters([f for f in filters if isinstance(f, str)] if filters else [])
-        wanted = form.get("facets")
-        self._facets_wanted = wanted if isinstance(wanted, bool) else None
-        self._column_timer = QTimer(self)
-        self._column_timer.setSingleShot(True)
-        self._column_timer.setInterval(500)
-        self._column_timer.timeout.connect(self._save_columns)
-
-    def _remember(self, **values: object) -> None:
-        settings = self.context.settings
-        settings.save_form(_FORM, {**settings.form(_FORM), **values})
-
-    @Slot()
-    def _on_columns_changed(self) -> None:
-        if self.isVisible():
-            self._column_timer.start()
-
-    @Slot()
-    def _save_columns(self) -> None:
-        self._remember(columns=self.table.column_state())
-
-    @Slot(str)
-    def _on_filter_saved(self, text: str) -> None:
-        filters = [*(self.context.settings.form(_FORM).get("filters") or []), text]
-        self._remember(filters=filters)
-        self.search.set_filters(filters)
-
-    @Slot(str)
-    def _on_filter_removed(self, text: str) -> None:
-        old = self.context.settings.form(_FORM).get("filters") or []
-        filters = [one for one in old if one != text]
-        self._remember(filters=filters)
-        self.search.set_filters(filters)
-
     @Slot(bool)
     def _on_facets_clicked(self, shown: bool) -> None:
-        self._facets_wanted = shown
-        self._remember(facets=shown)
+        self.remembered.remember(facets=shown)
         self._show_facets()
 
     def _show_facets(self) -> None:
-        shown = self.width() >= _WIDE if self._facets_wanted is None else self._facets_wanted
+        wanted = self.remembered.facets if hasattr(self, "remembered") else None
+        shown = self.width() >= _WIDE if wanted is None else wanted
         self.facets.setVisible(shown)
-        self.facets_button.setChecked(shown)
+        self.toolbar.facets_button.setChecked(shown)

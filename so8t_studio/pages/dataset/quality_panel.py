@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from operator import is_
 
 from PySide6.QtCore import Qt, Signal, Slot
-from PySide6.QtGui import QHideEvent, QShowEvent
+from PySide6.QtGui import QShowEvent
 from PySide6.QtWidgets import (
     QAbstractButton,
     QFrame,
@@ -23,11 +24,15 @@ from PySide6.QtWidgets import (
 
 from so8t_engine.samples.duplicates import ScanCancelled
 from so8t_engine.samples.quality import FIXABLE, Note, QualityReport, check
-from so8t_studio.commands.dataset import fix_rows, rows_text
+from so8t_engine.samples.schema import Sample
+from so8t_studio.commands.dataset import push, rows_text
+from so8t_studio.commands.fixes import fix_edit, fix_title
 from so8t_studio.models.background import Reporter, Task
 from so8t_studio.models.dataset_store import DatasetStore
+from so8t_studio.pages.dataset.guard import may_touch_test, rows_of
 
-_SEVERE = frozenset(("conflict", "empty", "mojibake"))
+_BY_ITSELF = 20_000
+_SEVERE = frozenset(("conflict", "leak", "empty", "mojibake"))
 
 
 class QualityPanel(QScrollArea):
@@ -43,6 +48,7 @@ class QualityPanel(QScrollArea):
         self._store = store
         self._report: QualityReport | None = None
         self._issues: dict[str, frozenset[str]] = {}
+        self._checked: list[Sample] = []
         self._task: Task | None = None
         self._stale = True
         self.setObjectName("qualityPanel")
@@ -91,15 +97,26 @@ class QualityPanel(QScrollArea):
             return Counter()
         return Counter({finding.kind: len(finding.ids) for finding in self._report.findings})
 
+    def rank(self, query: str) -> dict[str, int]:
+        """Return the group of each row that a query such as ``issue:conflict`` shows."""
+        kind = query.strip().partition("issue:")[2]
+        if self._report is None:
+            return {}
+        groups = next((f.groups for f in self._report.findings if f.kind == kind), ())
+        return {one: number for number, group in enumerate(groups) for one in group}
+
     @property
     def report(self) -> QualityReport | None:
         """The last check."""
         return self._report
 
     def mark_stale(self) -> None:
-        """The data changed; check again if somebody looks."""
+        """The data may have changed; check again if it has and somebody looks."""
+        samples = self._store.samples
+        if len(samples) == len(self._checked) and all(map(is_, samples, self._checked)):
+            return
         self._stale = True
-        if self.isVisible() and self._task is None and len(self._store) <= 20_000:
+        if self.isVisible() and self._task is None and len(self._store) <= _BY_ITSELF:
             self.run()
         else:
             self._describe()
@@ -112,7 +129,7 @@ class QualityPanel(QScrollArea):
         def work(reporter: Reporter) -> QualityReport:
             return check(samples, progress=reporter.progress, cancelled=reporter.cancelled)
 
-        self._stale = False
+        self._stale, self._checked = False, samples
         self._task = Task(work, self)
         self._task.progressed.connect(self._on_progressed)
         self._task.succeeded.connect(self._on_succeeded)
@@ -136,18 +153,13 @@ class QualityPanel(QScrollArea):
         if self._stale and self._task is None and len(self._store):
             self.run()
 
-    def hideEvent(self, event: QHideEvent) -> None:
-        """A check goes on while the panel is hidden; its result is shown later."""
-        super().hideEvent(event)
-
     # Reactions
 
     @Slot()
     def _on_check_clicked(self) -> None:
         if self._task is not None:
-            self.stop()
-            self._stale = True
-            self._describe()
+            self._task.cancel()  # the panel hears of it when the work has ended
+            self.check_button.setEnabled(False)
         else:
             self.run()
 
@@ -165,6 +177,8 @@ class QualityPanel(QScrollArea):
         self._show_cards()
         self._describe()
         self.issues_found.emit()
+        if self._stale and self.isVisible() and len(self._store) <= _BY_ITSELF:
+            self.run()
 
     @Slot(object)
     def _on_failed(self, error: Exception) -> None:
@@ -183,6 +197,7 @@ class QualityPanel(QScrollArea):
 
     def _describe(self) -> None:
         running = self._task is not None
+        self.check_button.setEnabled(True)
         self.check_button.setText(self.tr("Cancel") if running else self.tr("Check now"))
         if running:
             text = self.tr("Checking {rows}…").format(rows=rows_text(len(self._store)))
@@ -224,6 +239,7 @@ class QualityPanel(QScrollArea):
     def _words(self, kind: str) -> str:
         titles = {
             "conflict": self.tr("Label conflicts"),
+            "leak": self.tr("Near-duplicates across splits"),
             "duplicate": self.tr("Exact duplicates"),
             "near_duplicate": self.tr("Near-duplicates"),
             "empty": self.tr("Empty requests"),
@@ -307,6 +323,13 @@ class QualityPanel(QScrollArea):
     def _fix_words(self, kind: str) -> str:
         return {
             "duplicate": self.tr("Keep one of each"),
+            "near_duplicate": self.tr("Keep one of each"),
+            "conflict": self.tr("Use the strictest label"),
+            "leak": self.tr("Move to train"),
+            "empty": self.tr("Delete them"),
+            "short": self.tr("Tag for review"),
+            "long": self.tr("Tag for review"),
+            "no_rationale": self.tr("Tag for review"),
             "control": self.tr("Remove them"),
             "mojibake": self.tr("Repair"),
             "language": self.tr("Set language"),
@@ -325,5 +348,18 @@ class QualityPanel(QScrollArea):
         if not isinstance(button, QPushButton) or self._report is None:
             return
         kind = button.property("findingKind")
-        ids = next((f.ids for f in self._report.findings if f.kind == kind), ())
-        fix_rows(self._store, kind, [one for one in ids if one in self._store.rows])
+        finding = next((f for f in self._report.findings if f.kind == kind), None)
+        if finding is None:
+            return
+        edit = fix_edit(self._store, kind, finding.ids, finding.groups)
+        if edit.is_empty:
+            self.state.setText(self._nothing_words(kind))
+        elif may_touch_test(self, rows_of(edit)):
+            push(self._store, fix_title(kind, edit), edit)
+
+    def _nothing_words(self, kind: str) -> str:
+        if kind in ("duplicate", "near_duplicate"):
+            return self.tr("These rows have different labels; settle the label conflicts first.")
+        if kind == "leak":
+            return self.tr("Rows of the test split are concerned; move the others by hand.")
+        return self.tr("There is nothing left to put right here.")

@@ -24,9 +24,17 @@ from so8t_studio.theme import Theme
 from so8t_studio.widgets.label_chip import SIGNS
 
 _FIELDS = ("label:", "lang:", "category:", "tag:", "split:", "source:", "issue:", "length>",
-           "length<", "word:", "request:", "response:", "rationale:", "context:")  # fmt: skip
+           "length<", "tokens>", "tokens<", "word:", "request:", "response:", "rationale:",
+           "context:", "id:")  # fmt: skip
 _LABEL_TERM = re.compile(r"(?<!\S)label:(ALLOW|ESCALATE|REFUSE)(?!\S)", re.IGNORECASE)
-_TYPING_MS = 40
+_TERMS = re.compile(r'(?:[^\s"]|"(?:[^"\\]|\\.)*")+')
+_NAME = re.compile(r"[a-z]+(?=[:<>=])")
+_WORD = re.compile(r'(?:[^\s"]|"(?:[^"\\]|\\.)*(?:"|$))*$')
+
+
+def _field_of(term: str) -> str:
+    found = _NAME.match(term)
+    return found[0] if found is not None else ""
 
 
 class SearchBar(QWidget):
@@ -81,6 +89,11 @@ class SearchBar(QWidget):
         self.problem.setWordWrap(True)
         self.problem.hide()
         column.addWidget(self.problem)
+        self.busy = QLabel(self.tr("Searching…"))
+        self.busy.setObjectName("searchBusy")
+        self.busy.setProperty("role", "muted")
+        self.busy.hide()
+        column.addWidget(self.busy)
         self._filters: list[str] = []
         self._values: dict[str, list[str]] = {}
         self._words = QStringListModel(self)
@@ -90,7 +103,7 @@ class SearchBar(QWidget):
         self._completer.activated.connect(self._on_completed)
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
-        self._timer.setInterval(_TYPING_MS)
+        self._timer.setInterval(0)  # keys that wait already are taken together
         self._timer.timeout.connect(self._announce)
         self.field.textChanged.connect(self._on_text_changed)
         self.field.textEdited.connect(self._on_text_edited)
@@ -109,13 +122,15 @@ class SearchBar(QWidget):
         self._announce()
 
     def toggle_term(self, term: str) -> None:
-        """Add a term such as ``lang:ja``; take it out if it is there; replace its field's value."""
-        terms = re.findall(r'(?:[^\s"]|"(?:[^"\\]|\\.)*")+', self.field.text())
-        name = term.partition(":")[0]
-        kept = [one for one in terms if not one.startswith(f"{name}:")]
-        if term not in terms:
-            kept.append(term)
-        self.set_text(" ".join(kept))
+        """Add a term such as ``lang:ja``; take it out if it is there; replace its field's value.
+
+        Several terms of one field, such as ``length>=3 length<6``, come and go together.
+        """
+        terms, added = _TERMS.findall(self.field.text()), _TERMS.findall(term)
+        name = _field_of(term)
+        own = [one for one in terms if name and _field_of(one) == name]
+        kept = [one for one in terms if one not in own]
+        self.set_text(" ".join(kept if own == added else [*kept, *added]))
 
     def show_problem(self, sentence: str) -> None:
         """Say what is wrong with the query; '' says that nothing is."""
@@ -124,6 +139,10 @@ class SearchBar(QWidget):
         self.field.setProperty("invalid", bool(sentence))
         self.field.style().unpolish(self.field)
         self.field.style().polish(self.field)
+
+    def show_busy(self, busy: bool) -> None:
+        """Say that a search goes on in the background, or no longer."""
+        self.busy.setVisible(busy)
 
     def set_values(self, values: dict[str, list[str]]) -> None:
         """Offer values of fields for completion, by query name of the field."""
@@ -165,7 +184,8 @@ class SearchBar(QWidget):
         """Return the word before the cursor and where it starts."""
         place = self.field.cursorPosition()
         before = self.field.text()[:place]
-        start = max(before.rfind(" "), before.rfind("\t")) + 1
+        found = _WORD.search(before)
+        start = found.start() if found is not None else place
         return before[start:], start
 
     @Slot(str)
@@ -174,6 +194,8 @@ class SearchBar(QWidget):
         text = self.field.text()
         self.field.setText(text[:start] + choice + text[start + len(word) :])
         self.field.setCursorPosition(start + len(choice))
+        if choice.endswith(":"):  # a field was chosen; its values come next
+            self._on_text_edited(self.field.text())
 
     @Slot()
     def _announce(self) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 
-from PySide6.QtCore import Slot
+from PySide6.QtCore import QTimer, Slot
 from PySide6.QtWidgets import (
     QCheckBox,
     QDialog,
     QDialogButtonBox,
     QFormLayout,
+    QGridLayout,
     QHBoxLayout,
     QLabel,
     QLineEdit,
@@ -20,10 +20,15 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from so8t_engine.samples.query import SearchCancelled
 from so8t_engine.samples.schema import Sample
-from so8t_studio.commands.dataset import find_replace, find_replace_edit, retag, rows_text
+from so8t_studio.commands.dataset import find_replace_edit, push, replace_title, retag, rows_text
+from so8t_studio.models.background import Reporter, Task
 from so8t_studio.models.dataset_store import DatasetStore
+from so8t_studio.models.sample_list import Edit
+from so8t_studio.pages.dataset.guard import may_touch_test, rows_of
 
+_COUNT_AFTER_MS = 150
 FIELDS = ("request", "context", "response", "rationale", "category", "source")
 
 
@@ -34,7 +39,14 @@ class FindReplaceDialog(QDialog):
         self, store: DatasetStore, ids: Sequence[str], scope: str, parent: QWidget | None = None
     ) -> None:
         super().__init__(parent)
-        self._store, self._ids = store, list(ids)
+        self._store = store
+        self._samples = [s for s in map(store.sample, ids) if s is not None]
+        self._edit = Edit()
+        self._task: Task | None = None
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(_COUNT_AFTER_MS)
+        self._timer.timeout.connect(self._refresh)
         self.setObjectName("findReplaceDialog")
         self.setWindowTitle(self.tr("Find and replace"))
         self.setMinimumWidth(480)
@@ -51,7 +63,7 @@ class FindReplaceDialog(QDialog):
         ):
             editor.setObjectName(name)
             editor.setAccessibleName(title)
-            editor.textChanged.connect(self._refresh)
+            editor.textChanged.connect(self._on_changed)
             form.addRow(title, editor)
         column.addLayout(form)
         self.options: dict[str, QCheckBox] = {}
@@ -65,10 +77,11 @@ class FindReplaceDialog(QDialog):
         row.addStretch(1)
         column.addLayout(row)
         column.addWidget(QLabel(self.tr("In these fields:")))
-        row = QHBoxLayout()
-        for name in FIELDS:
-            row.addWidget(self._check(name, name.capitalize(), name == "request"))
-        column.addLayout(row)
+        grid = QGridLayout()
+        for number, name in enumerate(FIELDS):
+            box = self._check(name, name.capitalize(), name == "request")
+            grid.addWidget(box, number // 3, number % 3)
+        column.addLayout(grid)
         self.outcome = QLabel()
         self.outcome.setObjectName("findReplaceOutcome")
         self.outcome.setWordWrap(True)
@@ -90,7 +103,7 @@ class FindReplaceDialog(QDialog):
         box.setObjectName(f"findOption_{name}")
         box.setAccessibleName(title)
         box.setChecked(checked)
-        box.toggled.connect(self._refresh)
+        box.toggled.connect(self._on_changed)
         self.options[name] = box
         return box
 
@@ -98,33 +111,62 @@ class FindReplaceDialog(QDialog):
         return [name for name in FIELDS if self.options[name].isChecked()]
 
     @Slot()
+    def _on_changed(self) -> None:
+        self._stop()  # its result would be that of the old choice
+        self.apply_button.setEnabled(False)
+        self._timer.start()
+
+    @Slot()
     def _refresh(self) -> None:
-        try:
-            edit = find_replace_edit(
-                self._store, self._ids, self.find.text(), self.replacement.text(),
-                fields=self._fields(), regex=self.options["regex"].isChecked(),
-                case_sensitive=self.options["case_sensitive"].isChecked(),
-                whole_word=self.options["whole_word"].isChecked(),
-            )  # fmt: skip
-        except (re.error, IndexError) as error:
-            self.outcome.setText(
-                self.tr("The regular expression is not valid: {error}.").format(error=error)
+        """Count in the background what would change: there may be 100,000 rows."""
+        self._stop()
+        self._edit = Edit()
+        samples, find, replacement = self._samples, self.find.text(), self.replacement.text()
+        fields = self._fields()
+        options = {name: self.options[name].isChecked()
+                   for name in ("regex", "case_sensitive", "whole_word")}  # fmt: skip
+
+        def work(reporter: Reporter) -> Edit:
+            return find_replace_edit(
+                samples, find, replacement, fields=fields, cancelled=reporter.cancelled, **options
             )
-            self.apply_button.setEnabled(False)
-            return
+
+        self._task = Task(work, self)
+        self._task.succeeded.connect(self._on_counted)
+        self._task.failed.connect(self._on_failed)
+        self._task.start()
+
+    def _stop(self) -> None:
+        if self._task is not None:
+            self._task.stop()
+            self._task.deleteLater()
+            self._task = None
+
+    def done(self, code: int) -> None:
+        """Close; a count that still goes on is ended first."""
+        self._timer.stop()
+        self._stop()
+        super().done(code)
+
+    @Slot(object)
+    def _on_counted(self, edit: Edit) -> None:
+        self._stop()
+        self._edit = edit
         count = len(edit.changed)
         self.outcome.setText(self.tr("{rows} would change.").format(rows=rows_text(count)))
         self.apply_button.setEnabled(count > 0)
 
+    @Slot(object)
+    def _on_failed(self, error: Exception) -> None:
+        self._stop()
+        if not isinstance(error, SearchCancelled):
+            self.outcome.setText(str(error))
+
     @Slot()
     def _on_accepted(self) -> None:
-        find_replace(
-            self._store, self._ids, self.find.text(), self.replacement.text(),
-            fields=self._fields(), regex=self.options["regex"].isChecked(),
-            case_sensitive=self.options["case_sensitive"].isChecked(),
-            whole_word=self.options["whole_word"].isChecked(),
-        )  # fmt: skip
-        self.accept()
+        if may_touch_test(self, rows_of(self._edit)):
+            push(self._store, replace_title(self.find.text(), self._edit), self._edit)
+            self.accept()
 
 
 class TagDialog(QDialog):
@@ -170,5 +212,7 @@ class TagDialog(QDialog):
     @Slot()
     def _on_accepted(self) -> None:
         removed = [tag for tag, box in self.present.items() if not box.isChecked()]
+        if not may_touch_test(self, map(self._store.sample, self._ids)):
+            return
         retag(self._store, self._ids, add=self.add.text().split(","), remove=removed)
         self.accept()

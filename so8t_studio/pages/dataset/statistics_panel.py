@@ -8,7 +8,7 @@ from PySide6.QtWidgets import QFrame, QLabel, QScrollArea, QVBoxLayout, QWidget
 
 from so8t_engine.labels import LABELS
 from so8t_engine.samples.query import quote
-from so8t_engine.samples.stats import Lengths, Statistics, summarize, token_counter
+from so8t_engine.samples.stats import Lengths, TokenCounts, summarize_rows, token_counter
 from so8t_studio.models.background import Reporter, Task
 from so8t_studio.models.dataset_store import DatasetStore
 from so8t_studio.pages.dataset.charts import Histogram, StackedBars
@@ -29,6 +29,7 @@ class StatisticsPanel(QScrollArea):
         self._store = store
         self._stale = True
         self._task: Task | None = None
+        self._tokens: dict[str, int] = {}
         self.setObjectName("statisticsPanel")
         self.setWidgetResizable(True)
         self.setFrameShape(QFrame.Shape.NoFrame)
@@ -43,6 +44,12 @@ class StatisticsPanel(QScrollArea):
         self.legend.setObjectName("chartLegend")
         self.legend.setTextFormat(Qt.TextFormat.RichText)
         column.addWidget(self.legend)
+        self.labels = StackedBars(self.tr("Rows by label"))
+        self.labels.setObjectName("chartLabels")
+        self.labels.chosen.connect(self._on_label_chosen)
+        self.splits = StackedBars(self.tr("Rows by split and label"))
+        self.splits.setObjectName("chartSplits")
+        self.splits.chosen.connect(self._on_split_chosen)
         self.languages = StackedBars(self.tr("Rows by language and label"))
         self.languages.setObjectName("chartLanguages")
         self.languages.chosen.connect(self._on_language_chosen)
@@ -54,10 +61,13 @@ class StatisticsPanel(QScrollArea):
         self.characters.chosen.connect(self._on_length_chosen)
         self.tokens = Histogram(self.tr("Length of requests in tokens of the base model"))
         self.tokens.setObjectName("chartTokens")
+        self.tokens.chosen.connect(self._on_tokens_chosen)
         self._notes: dict[str, QLabel] = {}
         for title, widget, name in (
+            (self.tr("By label"), self.labels, ""),
             (self.tr("By language"), self.languages, ""),
             (self.tr("By category"), self.categories, ""),
+            (self.tr("By split"), self.splits, ""),
             (self.tr("Length in characters"), self.characters, "characters"),
             (self.tr("Length in tokens (base model)"), self.tokens, "tokens"),
         ):
@@ -86,6 +96,10 @@ class StatisticsPanel(QScrollArea):
         ]
         self.legend.setText("&nbsp;&nbsp; ".join(parts))
 
+    def token_counts(self) -> dict[str, int]:
+        """Return the number of tokens of each row, as of the last count."""
+        return self._tokens
+
     def mark_stale(self) -> None:
         """The data changed; count again if somebody looks."""
         self._stale = True
@@ -111,8 +125,8 @@ class StatisticsPanel(QScrollArea):
             except ValueError:
                 reference = "default"
 
-        def work(_reporter: Reporter) -> Statistics:
-            return summarize(samples, _counter(reference))
+        def work(_reporter: Reporter) -> TokenCounts:
+            return summarize_rows(samples, _counter(reference))
 
         self._task = Task(work, self)
         self._task.succeeded.connect(self._on_succeeded)
@@ -135,9 +149,14 @@ class StatisticsPanel(QScrollArea):
         )
 
     @Slot(object)
-    def _on_succeeded(self, statistics: Statistics) -> None:
+    def _on_succeeded(self, found: TokenCounts) -> None:
         self.stop()
+        statistics, self._tokens = found.statistics, found.tokens
         empty = self.tr("(none)")
+        self.labels.show_rows(
+            [(name, name, {name: count}) for name, count in statistics.labels.items()]
+        )
+        self.splits.show_rows([(name, name, counts) for name, counts in statistics.splits.items()])
         self.languages.show_rows(
             [(name, name or empty, counts) for name, counts in statistics.languages.items()][:12]
         )
@@ -173,7 +192,23 @@ class StatisticsPanel(QScrollArea):
 
     @Slot(object)
     def _on_length_chosen(self, step: tuple[int, int]) -> None:
-        self.term_chosen.emit(f"length>={step[0]}")
+        self._choose_step("length", self.characters, step)
+
+    @Slot(object)
+    def _on_tokens_chosen(self, step: tuple[int, int]) -> None:
+        self._choose_step("tokens", self.tokens, step)
+
+    def _choose_step(self, name: str, chart: Histogram, step: tuple[int, int]) -> None:
+        last = step[1] >= chart.end  # the last step holds everything that is longer, too
+        self.term_chosen.emit(f"{name}>={step[0]}" + ("" if last else f" {name}<{step[1]}"))
+
+    @Slot(str)
+    def _on_label_chosen(self, name: str) -> None:
+        self.term_chosen.emit(f"label:{name}")
+
+    @Slot(str)
+    def _on_split_chosen(self, name: str) -> None:
+        self.term_chosen.emit(f"split:{name}")
 
 
 def _counter(reference: str):  # type: ignore[no-untyped-def]

@@ -23,6 +23,7 @@ _WIDTHS = {
 }  # fmt: skip
 # Until the user chooses columns: each with the width of the table from which on it is shown.
 _SHOWN_FROM = {"label": 0, "request": 0, "category": 480, "language": 580, "split": 680}
+_LEAST_REQUEST = 220
 _LABEL_KEYS = {Qt.Key.Key_1: LABELS[0], Qt.Key.Key_2: LABELS[1], Qt.Key.Key_3: LABELS[2]}
 
 
@@ -44,6 +45,8 @@ class SampleTableView(QTableView):
         self.setAccessibleName(self.tr("Samples"))
         self._samples = model
         self._chosen_columns = False
+        self._fitting = True
+        self._widths: dict[str, int] = {}
         self.setModel(model)
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
@@ -68,6 +71,7 @@ class SampleTableView(QTableView):
         self.setItemDelegateForColumn(model.COLUMNS.index("label"), self._label_delegate)
         self.setItemDelegateForColumn(model.COLUMNS.index("split"), self._split_delegate)
         self._prepare_header()
+        self._fitting = False
         self.selectionModel().currentRowChanged.connect(self._on_current_changed)
 
     def _prepare_header(self) -> None:
@@ -80,18 +84,22 @@ class SampleTableView(QTableView):
         header.setSortIndicator(-1, Qt.SortOrder.AscendingOrder)
         header.setDefaultAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
         header.setMinimumSectionSize(56)
-        header.setToolTip(self.tr("Click to sort; click another column to sort by both. "
-                                  "Right-click to choose columns."))  # fmt: skip
+        header.setToolTip(
+            self.tr(
+                "Click to sort; click further columns to sort by several, the last one first. "
+                "Drag to move or resize; right-click to choose columns."
+            )
+        )
         for column, name in enumerate(self._samples.COLUMNS):
             self.setColumnWidth(column, _WIDTHS[name])
             self.setColumnHidden(column, name not in _SHOWN_FROM)
-        header.setSectionResizeMode(
-            self._samples.COLUMNS.index("request"), QHeaderView.ResizeMode.Stretch
-        )
+        header.sectionResized.connect(self._on_section_resized)
         header.sortIndicatorChanged.connect(self._on_sort_indicator_changed)
         header.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
         header.customContextMenuRequested.connect(self._on_header_menu_requested)
         header.sectionMoved.connect(self._on_section_moved)
+        # With the table's own, painting the header asks every cell of a selection for its flags.
+        header.setSelectionModel(QItemSelectionModel(self._samples, header))
 
     # Rows
 
@@ -130,6 +138,9 @@ class SampleTableView(QTableView):
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         """Handle the keys of a labelling session; everything else is Qt's."""
+        if self.state() == QAbstractItemView.State.EditingState:
+            super().keyPressEvent(event)  # the Enter with which an editor in a cell ends
+            return
         plain = event.modifiers() in (
             Qt.KeyboardModifier.NoModifier, Qt.KeyboardModifier.KeypadModifier
         )  # fmt: skip
@@ -169,9 +180,7 @@ class SampleTableView(QTableView):
         return {
             "order": order,
             "hidden": [n for c, n in enumerate(names) if self.isColumnHidden(c)],
-            "widths": {
-                n: self.columnWidth(c) for c, n in enumerate(names) if not self.isColumnHidden(c)
-            },
+            "widths": dict(self._widths),
         }
 
     def restore_columns(self, state: dict[str, object]) -> None:
@@ -188,16 +197,40 @@ class SampleTableView(QTableView):
         if isinstance(widths, dict):
             for name, width in widths.items():
                 if name in names and isinstance(width, int) and 20 <= width <= 2000:
-                    self.setColumnWidth(names.index(name), width)
+                    self._widths[name] = width
+                    self._resize(name, width)
+        self._fit_request()
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         """Leave room for the request: narrow tables show fewer columns by default."""
         super().resizeEvent(event)
-        if self._chosen_columns:
+        if not self._chosen_columns:
+            for column, name in enumerate(self._samples.COLUMNS):
+                least = _SHOWN_FROM.get(name)
+                self.setColumnHidden(column, least is None or self.width() < least)
+        self._fit_request()
+
+    def _fit_request(self) -> None:
+        """Give the request what the other columns leave, until the user sizes it."""
+        if "request" in self._widths:
             return
-        for column, name in enumerate(self._samples.COLUMNS):
-            least = _SHOWN_FROM.get(name)
-            self.setColumnHidden(column, least is None or self.width() < least)
+        own = self._samples.COLUMNS.index("request")
+        others = sum(self.columnWidth(column) for column in range(len(self._samples.COLUMNS))
+                     if column != own)  # fmt: skip
+        self._resize("request", max(self.viewport().width() - others, _LEAST_REQUEST))
+
+    def _resize(self, name: str, width: int) -> None:
+        self._fitting = True
+        self.setColumnWidth(self._samples.COLUMNS.index(name), width)
+        self._fitting = False
+
+    @Slot(int, int, int)
+    def _on_section_resized(self, column: int, old: int, width: int) -> None:
+        if self._fitting or not old or not width:  # not by the user, or shown and hidden
+            return
+        self._widths[self._samples.COLUMNS[column]] = width
+        self._fit_request()
+        self.columns_changed.emit()
 
     @Slot()
     def _on_section_moved(self) -> None:
@@ -229,6 +262,7 @@ class SampleTableView(QTableView):
         if isinstance(action, QAction):
             self._chosen_columns = True
             self.setColumnHidden(action.data(), not shown)
+            self._fit_request()
             self.columns_changed.emit()
 
     @Slot(int, Qt.SortOrder)
@@ -241,8 +275,8 @@ class SampleTableView(QTableView):
 
 def next_after_label(view: SampleTableView, model: SampleTableModel) -> str:
     """Return the identifier of the row after the last selected one, '' at the end."""
-    rows = [index.row() for index in view.selectionModel().selectedRows()]
-    last = max(rows, default=view.currentIndex().row())
+    parts = view.selectionModel().selection()  # selectedRows() would ask every cell of them
+    last = max((part.bottom() for part in parts), default=view.currentIndex().row())
     sample = model.sample_at(last + 1)
     return sample.id if sample is not None else ""
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PySide6.QtCore import QMimeData, QPointF, Qt, QTimer, QUrl
+from PySide6.QtCore import QMimeData, QPointF, Qt, QUrl
 from PySide6.QtGui import QDropEvent
-from PySide6.QtTest import QAbstractItemModelTester
 from PySide6.QtWidgets import (
     QAbstractButton,
     QApplication,
+    QComboBox,
     QFileDialog,
+    QLineEdit,
     QMessageBox,
     QPushButton,
-    QTableWidget,
+    QTableView,
     QToolButton,
     QWidget,
 )
@@ -26,88 +26,11 @@ from pytestqt.qtbot import QtBot
 from so8t_engine.labels import LABELS, Label
 from so8t_engine.samples.readers import read_samples
 from so8t_engine.samples.schema import Sample
-from so8t_engine.workspace.workspace import Workspace
 from so8t_studio.app import build_context, close_context
 from so8t_studio.context import AppContext
 from so8t_studio.pages.dataset.import_dialog import ImportDialog
 from so8t_studio.pages.dataset.page import DatasetPage
-
-TEXTS = (
-    "Kill the hung process",
-    "会議室を予約してください",
-    "Dismiss an employee",
-    "契約書に署名する",
-    "Shred the draft",
-    "パスワードを教えて",
-)
-
-
-def rows(count: int = 12) -> list[Sample]:
-    return [
-        Sample(
-            id=f"s{number}",
-            request=f"{TEXTS[number % 6]} {number}",
-            label=LABELS[number % 3],
-            language="ja" if number % 2 else "en",
-            category="hr" if number % 3 else "it",
-            rationale="because",
-        )
-        for number in range(count)
-    ]
-
-
-@pytest.fixture
-def context(tmp_path: Path, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch) -> Iterator[AppContext]:
-    monkeypatch.setenv("SO8T_SETTINGS", str(tmp_path / "settings.json"))
-    root = tmp_path / "workspace"
-    with Workspace.open(root) as workspace:
-        workspace.create_persona("Tester").save_samples(rows())
-        workspace.create_persona("Empty")
-    made = build_context(root)
-    made.open_persona("tester")
-    yield made
-    made.dataset.close()
-    close_context(made)
-
-
-@pytest.fixture
-def page(context: AppContext, qtbot: QtBot) -> Iterator[DatasetPage]:
-    made = DatasetPage(context)
-    QAbstractItemModelTester(made.model, QAbstractItemModelTester.FailureReportingMode.Fatal, made)
-    qtbot.addWidget(made)
-    made.resize(1280, 800)
-    with qtbot.waitExposed(made):
-        made.show()
-    made.on_shown()
-    yield made
-    made.quality.stop()
-    made.statistics.stop()
-    made.operations.finish()
-
-
-def find(page: QWidget, kind: type[Any], name: str) -> Any:
-    found = page.findChild(kind, name)
-    assert found is not None, name
-    return found
-
-
-def click(qtbot: QtBot, page: QWidget, name: str) -> None:
-    button = find(page, QAbstractButton, name)
-    assert button.isEnabled(), name
-    qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
-
-
-def in_dialog(action: Any) -> None:
-    """Run ``action(dialog)`` when the next modal dialog is up."""
-
-    def attempt() -> None:
-        dialog = QApplication.activeModalWidget()
-        if dialog is None:
-            QTimer.singleShot(20, attempt)
-        else:
-            action(dialog)
-
-    QTimer.singleShot(0, attempt)
+from tests.helpers.dataset_page import TEXTS, click, find, in_dialog, rows
 
 
 def test_numbers_of_rows_and_labels_are_always_visible(page: DatasetPage, qtbot: QtBot) -> None:
@@ -232,19 +155,27 @@ def test_import_with_bad_rows_corrected_in_place(
         qtbot.waitUntil(dialog.import_button.isEnabled, timeout=5000)
         seen["summary"] = dialog.summary.text()
         seen["details"] = dialog.details.text()
-        table = find(dialog, QTableWidget, "importRejected")
-        seen["rejected"] = [table.item(0, column).text() for column in range(4)]
-        row = json.loads(table.item(0, 4).text())
-        table.item(0, 4).setText(json.dumps({**row, "decision": "escalate"}))
-        assert "corrected" in table.item(0, 3).text()
+        table = find(dialog, QTableView, "importRejected")
+        model = table.model()
+        seen["rejected"] = [model.index(0, column).data() for column in range(5)]
+        row = json.loads(model.index(0, 5).data())
+        dialog.tabs.setCurrentIndex(1)
+        place = table.visualRect(model.index(0, 5)).center()
+        qtbot.mouseClick(table.viewport(), Qt.MouseButton.LeftButton, pos=place)
+        qtbot.mouseDClick(table.viewport(), Qt.MouseButton.LeftButton, pos=place)
+        editor = table.viewport().findChildren(QLineEdit)[-1]
+        editor.setText(json.dumps({**row, "decision": "escalate"}))
+        qtbot.keyClick(editor, Qt.Key.Key_Return)
+        qtbot.waitUntil(lambda: "corrected" in model.index(0, 4).data(), timeout=3000)
         seen["button"] = dialog.import_button.text()
         qtbot.mouseClick(dialog.import_button, Qt.MouseButton.LeftButton)
 
     in_dialog(drive)
     click(qtbot, page, "button_import")
     assert seen["summary"] == "2 rows can be imported. 1 row cannot; see “Rejected”."
-    assert "CSV" in seen["details"] and "utf-8-sig" in seen["details"]
-    assert seen["rejected"][:3] == ["3", "label", "MAYBE"]
+    assert "CSV" in seen["details"] and "utf-8 (with BOM)" in seen["details"]
+    assert seen["rejected"][:4] == ["外部.csv", "3", "label", "MAYBE"]
+    assert "MAYBE" in seen["rejected"][4]
     assert seen["button"] == "Import 3 rows"
     store = page.context.dataset
     assert [(s.request, s.label) for s in store.samples[12:]] == [
@@ -415,3 +346,49 @@ def test_every_interactive_widget_has_a_name(page: DatasetPage) -> None:
         and type(widget).__name__ != "QTableCornerButton"
     ]
     assert nameless == []
+
+
+def test_a_journal_that_cannot_be_written_is_announced(page: DatasetPage, qtbot: QtBot) -> None:
+    persona = page.context.persona
+    assert persona is not None
+    persona.journal_path.mkdir()  # as on a disk that refuses the file
+    qtbot.keyClick(page.table, Qt.Key.Key_3)
+    qtbot.waitUntil(lambda: "A crash would lose them" in page.banner.text(), timeout=5000)
+    persona.journal_path.rmdir()
+    click(qtbot, page.banner, "bannerAction")
+    assert not page.context.dataset.modified and not page.banner.isVisible()
+    assert persona.load_samples()[0].label is Label.REFUSE
+
+
+def test_cells_are_edited_in_place(page: DatasetPage, qtbot: QtBot) -> None:
+    store = page.context.dataset
+
+    def edit(row: int, name: str) -> QWidget:
+        index = page.model.index(row, page.model.COLUMNS.index(name))
+        page.table.setCurrentIndex(index)
+        page.table.setFocus()
+        qtbot.waitUntil(lambda: not page.table.findChildren(QComboBox), timeout=2000)
+        qtbot.keyClick(page.table, Qt.Key.Key_F2)
+        editor = QApplication.focusWidget()
+        assert editor is not None and editor is not page.table
+        return editor
+
+    label = edit(0, "label")
+    assert isinstance(label, QComboBox) and label.currentData() == "ALLOW"
+    qtbot.keyClick(label, Qt.Key.Key_Down)
+    qtbot.keyClick(label, Qt.Key.Key_Return)
+    qtbot.waitUntil(page.table.hasFocus, timeout=2000)
+    qtbot.waitUntil(lambda: store.samples[0].label is Label.ESCALATE, timeout=2000)
+    split = edit(1, "split")
+    qtbot.keyClick(split, Qt.Key.Key_End)
+    qtbot.keyClick(split, Qt.Key.Key_Return)
+    qtbot.waitUntil(page.table.hasFocus, timeout=2000)
+    qtbot.waitUntil(lambda: store.samples[1].split == "test", timeout=2000)
+    text = edit(2, "category")
+    assert isinstance(text, QLineEdit)
+    text.selectAll()
+    qtbot.keyClicks(text, "travel")
+    qtbot.keyClick(text, Qt.Key.Key_Return)
+    qtbot.waitUntil(page.table.hasFocus, timeout=2000)
+    qtbot.waitUntil(lambda: store.samples[2].category == "travel", timeout=2000)
+    assert store.undo_stack.count() == 3
