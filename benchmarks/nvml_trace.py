@@ -8,8 +8,8 @@ with their code; the unique ids of the cards are replaced.
     python benchmarks/nvml_trace.py --out FILE --margin 8 -- python -c "…"   # while that runs
 
 One line of JSON each: first a header with driver, library and constants, then a sample for each
-moment with the answers of each card, the seconds since the start, what the questions cost (``ms``) and the
-process id of the program that ran meanwhile.
+moment with the answers of each card, the seconds since the start, what the questions cost (``ms``)
+and the process id of the program that ran meanwhile.
 """
 
 from __future__ import annotations
