@@ -192,7 +192,7 @@ def chart() -> list[Row]:
 def telemetry() -> list[Row]:
     """Share of a core and memory of the monitor process at one reading a second."""
     child = subprocess.Popen(
-        [sys.executable, "-m", "so8t_engine.jobs.telemetry", "--json"],
+        [sys.executable, "-m", "so8t_engine.jobs.telemetry", "--attached"],
         stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=ROOT,
     )  # fmt: skip
     process = psutil.Process(child.pid)

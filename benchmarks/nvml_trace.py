@@ -86,8 +86,10 @@ def key_of(name: str, arguments: Sequence[str]) -> str:
     return f"{name}({', '.join(arguments)})"
 
 
-def ask(library: Any, name: str, call: Callable[[], Any]) -> dict[str, Any]:
+def ask(library: Any, name: str, call: Callable[[], Any] | None) -> dict[str, Any]:
     """Return the answer or the error of one question."""
+    if call is None:
+        return {"error": None, "text": "the library does not know the question"}
     try:
         value = plain(call())
     except Exception as error:  # noqa: BLE001 - the driver's boundary; the error is the answer
@@ -123,8 +125,8 @@ def header(library: Any, count: int, interval: float) -> dict[str, Any]:
         "version": VERSION,
         "gpus": count,
         "interval": interval,
-        "driver": ask(library, "", library.nvmlSystemGetDriverVersion),
-        "nvml": ask(library, "", library.nvmlSystemGetNVMLVersion),
+        "driver": ask(library, "", getattr(library, "nvmlSystemGetDriverVersion", None)),
+        "nvml": ask(library, "", getattr(library, "nvmlSystemGetNVMLVersion", None)),
         "system": platform.system(),
         "constants": {name: getattr(library, name, None) for name in sorted(names)},
     }

@@ -28,6 +28,7 @@ class Wire:
         self.running = threading.Event()
         self.running.set()
         self.parent_gone = threading.Event()
+        self.began = time.time()
 
     def listen(self) -> None:
         threading.Thread(target=self._read, daemon=True).start()
@@ -72,10 +73,11 @@ class Wire:
     def state(self, word: str, **more: object) -> None:
         if self.run_dir is None:
             return
-        import psutil
+        sys.path.insert(0, str(Path(__file__).parents[2]))
+        from so8t_engine.workspace.runs import process_start
 
-        begun = psutil.Process().create_time()
-        record = {"state": word, "pid": os.getpid(), "pid_started": begun, "started": begun}
+        begun = process_start(os.getpid())
+        record = {"state": word, "pid": os.getpid(), "pid_started": begun, "started": self.began}
         record |= more
         temporary = self.run_dir / "state.tmp"
         temporary.write_text(json.dumps(record))
