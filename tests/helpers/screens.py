@@ -22,6 +22,7 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
 from PySide6.QtCore import QEventLoop, QTimer
 
+from so8t_engine.workspace.runs import RunNotes
 from so8t_studio.app import make_application
 from so8t_studio.jobs.state import Phase
 from so8t_studio.pages.registry import PAGES
@@ -53,8 +54,9 @@ def train_states(window: MainWindow, scenario: str) -> Iterator[str]:
     page = window.page("train")
     page.card.start.click()  # type: ignore[attr-defined]
     handle = page.card.handle  # type: ignore[attr-defined]
-    if scenario == "error":
+    if scenario == "out-of-memory":
         until(lambda: handle.state.is_final and handle.worker is None)
+        page.failure.toggle.click()  # type: ignore[attr-defined]
         yield "failed"
         return
     history = page.live.loss.history("train.loss")  # type: ignore[attr-defined]
@@ -66,8 +68,20 @@ def train_states(window: MainWindow, scenario: str) -> Iterator[str]:
     handle.resume()
     until(lambda: handle.state.is_final and handle.worker is None)
     yield "done"
+    runs = page.runs  # type: ignore[attr-defined]
+    row = runs.model.rows()[0]
+    row.store.save_notes(RunNotes(note="Before the audit.", tags=("baseline",), starred=True))
     page.tabs.setCurrentIndex(2)  # type: ignore[attr-defined]
+    page._refresh()  # type: ignore[attr-defined]
     yield "runs"
+    runs.compare.setCurrentIndex(2)
+    yield "notes"
+    page.tabs.setCurrentIndex(0)  # type: ignore[attr-defined]
+    page.setup.advanced.setChecked(True)  # type: ignore[attr-defined]
+    page.setup.verticalScrollBar().setValue(420)  # type: ignore[attr-defined]
+    yield "settings"
+    page.setup.advanced.setChecked(False)  # type: ignore[attr-defined]
+    page.setup.verticalScrollBar().setValue(0)  # type: ignore[attr-defined]
 
 
 def save(out: Path, window: MainWindow, tail: str, page: str, state: str) -> None:
@@ -120,7 +134,7 @@ def main() -> int:
     picture(options.out, options, starter=False, scenario="train")
     picture(options.out, options, starter=True, scenario="train")
     if not options.page or "train" in options.page:
-        picture(options.out, options, starter=True, scenario="error")
+        picture(options.out, options, starter=True, scenario="out-of-memory")
     return 0
 
 

@@ -318,7 +318,7 @@ def test_delete_moves_to_the_trash(qtbot, opened, monkeypatch):
     monkeypatch.setattr(QMessageBox, "exec", exec_)
     qtbot.waitUntil(page.runs.delete_button.isEnabled, timeout=10_000)
     press(qtbot, page, "runDelete")
-    assert page.context.persona.runs() == []
+    qtbot.waitUntil(lambda: page.context.persona.runs() == [], timeout=10_000)
     assert len(list((page.context.workspace.root / "trash").iterdir())) == 1
     qtbot.waitUntil(lambda: not page.runs.model.rows(), timeout=10_000)
     assert page.runs.findChild(EmptyState).isVisible()

@@ -19,11 +19,12 @@ TOKENS = {
     Phase.CRASHED: "error",
     Phase.CANCELLED: "warning",
     Phase.PAUSED: "warning",
+    Phase.DETACHED: "info",
 }
 SIGNS = {
     Phase.QUEUED: "…", Phase.STARTING: "▸", Phase.RUNNING: "▶", Phase.PAUSED: "❚❚",
     Phase.STOPPING: "◼", Phase.DONE: "✓", Phase.CANCELLED: "◻", Phase.FAILED: "✕",
-    Phase.CRASHED: "!",
+    Phase.CRASHED: "!", Phase.DETACHED: "↗",
 }  # fmt: skip
 
 
@@ -180,6 +181,8 @@ class JobCard(QFrame):
         if handle.started_mono and not state.is_final:
             spent = duration(time.monotonic() - handle.started_mono)
             parts.append(self.tr("{time} so far").format(time=spent))
+        if state.adopted:
+            parts.append(self.tr("started elsewhere"))
         if state.garbage:
             parts.append(self.tr("{count} unreadable lines").format(count=state.garbage))
         if state.run_dir is not None:
