@@ -333,6 +333,5 @@ def changed_fields(spec: TrainSpec, reference: TrainSpec | None = None) -> dict[
 
     left = flatten(msgspec.to_builtins(spec), "", {})
     right = flatten(msgspec.to_builtins(reference or TrainSpec()), "", {})
-    return {
-        key: left.get(key) for key in left.keys() | right.keys() if left.get(key) != right.get(key)
-    }
+    absent = object()  # a part that is left out is None there, and has no fields
+    return {key: value for key, value in left.items() if value != right.get(key, absent)}

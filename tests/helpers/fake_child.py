@@ -182,8 +182,9 @@ def main() -> int:
     parser.add_argument("--persona")
     parser.add_argument("--spec", type=Path)
     parser.add_argument("--resume")
+    parser.add_argument("--dry-run", action="store_true")
     options, _rest = parser.parse_known_args()
-    if options.workspace is not None and options.run_dir is None:
+    if options.workspace is not None and options.run_dir is None and not options.dry_run:
         options.run_dir = make_run(options)
     wire = Wire(options.run_dir)
     if options.run_dir is not None:
@@ -228,6 +229,14 @@ def main() -> int:
                   next_step="Add rows labelled REFUSE.", kind="DataError")  # fmt: skip
         wire.emit("bye", state="failed", message="The data set has no row labelled REFUSE.")
         return 3
+    elif name == "dry-run":
+        wire.hello()
+        wire.emit("progress", phase="loading base", done=0, total=1, unit="models")
+        parts = {"weights": 1 << 30, "activations": 2 << 30}
+        wire.emit("result", name="dry_run", data={
+            "estimate": parts, "host": {}, "estimated": 3 << 30, "peak": 3 << 30,
+            "before": 1 << 30, "tokens": 260, "device": "cpu"})  # fmt: skip
+        wire.emit("bye", state="done", message="Measured.")
     elif name == "out-of-memory":
         wire.hello()
         wire.emit("log", level="info", message="Base model loaded")
