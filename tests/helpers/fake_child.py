@@ -279,6 +279,14 @@ def main() -> int:
         sys.stdout.flush()
         wire.emit("bye", state="done", message="with garbage")
         sys.stdout.buffer.write(b"no newline at the end")
+    elif name == "clock-jumps":
+        wire.hello()
+        actual = time.time
+        for step in range(1, 41):
+            jump = (-86_400.0, 0.0, 7_200.0, -3.0)[step % 4]
+            time.time = lambda jump=jump: actual() + jump
+            wire.emit("metric", step=step, epoch=0.0, split="train", values={"loss": 1.0})
+        wire.emit("bye", state="done", message="The clock was set forty times.")
     elif name == "silent":
         wire.listen()
         wire.hello()
