@@ -53,7 +53,11 @@ def attach(jobs: JobService, living: Living, title: str) -> JobHandle | None:
     """Follow a run, unless a job of this window is that run already."""
     known = {handle.state.run_dir for handle in jobs.handles if not handle.state.is_final}
     pids = {handle.state.pid for handle in jobs.active()} - {0}
+    # A job of ours that ended a moment ago, while its folder was being read.
+    pids |= {handle.hello.pid for handle in jobs.handles if handle.hello is not None}
     if living.run.root in known or pids & _lineage(living.state.pid):
+        return None
+    if not living.run.is_alive(living.state):
         return None
     request = JobRequest(
         "train", [], run_dir=living.run.root, needs_gpu=True, title=title, persona=living.persona

@@ -127,6 +127,7 @@ class TrainPage(Page):
     def on_hidden(self) -> None:
         """Remember the form."""
         self._visible = False
+        self.runs.details.flush()
         self._save_form()
 
     def open_payload(self, payload: object) -> None:
