@@ -29,6 +29,7 @@ from so8t_studio.widgets.legend import Legend
 FRAME_MS = 100
 WIDTH = 1.6
 FEW_POINTS = 200
+MARK_GAP, MARK_LETTER = 14, 6  # pixels between the texts of marks, and of a letter
 QUIET_MARKS = 40  # more lines than that would hide the curves
 THIN_FROM = 400  # stroking a dense line wider than one pixel takes ten times as long
 
@@ -327,6 +328,22 @@ class LivePlot(QFrame):
         if self._auto:
             self._view.setXRange(first, last, padding=0.02)
             self._fit_y(float(low), float(high))
+        self._place_marks()
+
+    def _place_marks(self) -> None:
+        """Show the text of a mark only where it does not run into the one before."""
+        (first, last), _ = self._view.viewRange()
+        scale = self._view.width() / max(last - first, 1e-12)
+        for quiet in (False, True):
+            before = -np.inf
+            for x, text, line in sorted(self._marks, key=lambda mark: mark[0]):
+                if self._is_quiet(line) != quiet:
+                    continue
+                at = (x - first) * scale
+                shown = at - before >= MARK_GAP + MARK_LETTER * len(text)
+                line.label.setVisible(bool(shown))
+                if shown:
+                    before = at
 
     def _set_width(self, series: _Series, *, thin: bool) -> None:
         if series.curve is None or series.thin == thin:

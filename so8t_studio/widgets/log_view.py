@@ -146,7 +146,9 @@ class LogView(QWidget):
     def _show_count(self) -> None:
         shown = 0 if self.text.document().isEmpty() else self.text.document().blockCount()
         if shown == len(self._lines):
-            self.count.setText(self.tr("%n line(s)", "", len(self._lines)).replace("(s)", "s"))
+            one = len(self._lines) == 1
+            words = self.tr("1 line") if one else self.tr("{count} lines")
+            self.count.setText(words.format(count=len(self._lines)))
         else:
             self.count.setText(
                 self.tr("{shown} of {total} lines").format(shown=shown, total=len(self._lines))

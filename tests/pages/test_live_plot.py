@@ -114,3 +114,17 @@ def test_an_interval_is_drawn_around_its_curve_and_is_part_of_the_range(plot):
     low, high = (curve.getData()[1] for curve in plot._series["b"].band_curves)
     assert list(low) == pytest.approx([0.1, 0.2]) and list(high) == pytest.approx([0.9, 1.4])
     assert plot._view.viewRange()[1][1] >= 1.4
+
+
+def test_texts_of_marks_do_not_run_into_each_other(plot):
+    plot.extend("a", range(1, 1001), np.ones(1000))
+    plot.set_x_limits(0, 1000)
+    for step in (100, 103, 106, 900):
+        plot.add_mark(step, f"pass {step}", quiet=True)
+    plot.redraw()
+    shown = {text: line.label.isVisible() for _x, text, line in plot._marks}
+    assert shown == {"pass 100": True, "pass 103": False, "pass 106": False, "pass 900": True}
+    plot._view.setXRange(100, 107, padding=0)
+    plot._on_range_changed_manually()
+    plot.redraw()
+    assert all(line.label.isVisible() for _x, text, line in plot._marks if text != "pass 900")

@@ -34,7 +34,7 @@ LOG_HEIGHT = 440
 
 
 class LivePanel(QWidget):
-    """Shows one run: live through :meth:`take_events`, or recorded through the same door."""
+    """Shows one run: live or recorded, through the same door."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
