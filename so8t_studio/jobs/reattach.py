@@ -12,6 +12,7 @@ from so8t_engine.workspace.runs import ACTIVE_STATES, RunState, RunStore
 from so8t_engine.workspace.workspace import Workspace
 from so8t_studio.jobs.background import Loader
 from so8t_studio.jobs.request import JobRequest
+from so8t_studio.jobs.state import Phase
 
 if TYPE_CHECKING:
     from so8t_studio.context import AppContext
@@ -50,11 +51,14 @@ def _lineage(pid: int) -> set[int]:
 
 
 def attach(jobs: JobService, living: Living, title: str) -> JobHandle | None:
-    """Follow a run, unless a job of this window is that run already."""
+    """Follow a run, unless a job of this window is that run already, or the window is ending."""
+    if not jobs.accepting:
+        return None
     known = {handle.state.run_dir for handle in jobs.handles if not handle.state.is_final}
     pids = {handle.state.pid for handle in jobs.active()} - {0}
     # A job of ours that ended a moment ago, while its folder was being read.
-    pids |= {handle.hello.pid for handle in jobs.handles if handle.hello is not None}
+    ended = [handle for handle in jobs.handles if handle.state.phase is not Phase.DETACHED]
+    pids |= {handle.hello.pid for handle in ended if handle.hello is not None}
     if living.run.root in known or pids & _lineage(living.state.pid):
         return None
     if not living.run.is_alive(living.state):

@@ -127,6 +127,11 @@ class JobService(QObject):
                 handle.send({"cmd": "detach" if on else "attach"})
 
     # -- asking ---------------------------------------------------------------------------------
+    @property
+    def accepting(self) -> bool:
+        """False once this window is ending: it takes no further job."""
+        return self._accepting
+
     def active(self) -> list[JobHandle]:
         """Return the jobs that have a process."""
         return list(self._workers.values())
@@ -200,10 +205,14 @@ class JobService(QObject):
     def shutdown(self, timeout: float = 20.0) -> bool:
         """Stop everything and join all threads; what does not stop in time is killed.
 
-        Blocks; the window only calls it when jobs have ended or the user chose not to wait.
-        Returns True if every thread was joined.
+        Runs go on by themselves where :meth:`set_keep_running` said so. Blocks; the window only
+        calls it when jobs have ended or the user chose not to wait. Returns True if every thread
+        was joined.
         """
-        self.stop_all()
+        if self._keep_running:
+            self.leave_all()
+        else:
+            self.stop_all()
         deadline = time.monotonic() + timeout
         for worker in list(self._workers):
             left = max(0.0, deadline - time.monotonic())

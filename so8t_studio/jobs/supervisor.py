@@ -7,7 +7,6 @@ import threading
 from collections import deque
 from typing import Any
 
-import msgspec
 from PySide6.QtCore import QObject, QThread, Signal
 
 from so8t_studio.jobs.request import JobRequest
@@ -77,7 +76,7 @@ class Supervisor(QThread):
     def send(self, command: dict[str, Any]) -> None:
         """Queue a command for the process."""
         with self._lock:
-            self._commands.append(msgspec.json.decode(msgspec.json.encode(command)))
+            self._commands.append(dict(command))
 
     def ask_stop(self) -> None:
         """Ask for a clean end; repeated calls change nothing."""

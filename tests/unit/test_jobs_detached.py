@@ -155,6 +155,19 @@ def test_what_the_second_window_hears_begins_where_the_history_ends(
     assert second.shutdown(5.0)
 
 
+def test_a_window_that_ends_leaves_runs_where_the_setting_says_so(
+    qtbot, service, workspace, run, tmp_path, strays
+):
+    service.set_keep_running(True)
+    handle = start(service, run)
+    running(qtbot, handle)
+    strays.append(handle.state.pid)
+    assert service.shutdown(10.0)
+    assert handle.state.phase is Phase.DETACHED and alive(handle.state.pid)
+    (living,) = living_runs(workspace)
+    assert attach(service, living, "again") is None, "a window that ends follows nothing"
+
+
 def test_a_run_is_not_followed_twice(qtbot, service, workspace, run):
     handle = start(service, run)
     running(qtbot, handle)

@@ -213,6 +213,7 @@ class TrainPage(Page):
         handle = self.card.handle
         self.setup.queue.setVisible(handle is not None and not handle.state.is_final)
         self.setup.queue.setEnabled(not why_not)
+        self.setup.memory.button.setEnabled(not self.context.workspace.read_only)
 
     # -- starting -------------------------------------------------------------------------------
     @Slot()
