@@ -245,6 +245,7 @@ def _train(job: Job, store: RunStore, persona: Persona, *, resume: bool, main: b
         pid=pid,
         pid_started=process_start(pid),
         started=before.started or time.time(),
+        step=before.step,  # of a resumed run, until it reports the next one
         best_step=before.best_step,
         metrics=before.metrics,
         best_metrics=before.best_metrics,

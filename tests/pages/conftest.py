@@ -22,7 +22,8 @@ def opened(qtbot, tmp_path, base_ready):
     stack = []
 
     def make(scenario: str = "train", *options: str) -> TrainPage:
-        holder = closing_context(tmp_path / "workspace", command=fake_command(scenario, *options))
+        command = fake_command(scenario, *options)
+        holder = closing_context(tmp_path / "workspace", command=command, rows=30)
         context = holder.__enter__()
         stack.append(holder)
         page = TrainPage(context)

@@ -39,8 +39,12 @@ def test_a_finished_run_goes_on_for_more_passes(tiny_base: Bases, persona: Perso
     assert longer.optim.epochs == spec.optim.epochs + 1.0
     assert run.spec() == longer
     assert (run.root / "spec-before-1.json").is_file()
-    code, again, second = train(longer, persona, resume=run)
+    seen: list[int] = []
+    code, again, second = train(
+        longer, persona, resume=run, on_event=lambda event: seen.append(run.state().step)
+    )
     assert code == 0 and again.id == run.id
+    assert min(seen) == steps, "while it loads, it is where it was"
     losses = second.losses()
     assert [step for step, _ in losses] == list(range(steps + 1, steps + steps // 2 + 1))
     state = run.state()
@@ -86,21 +90,18 @@ def test_watched_cases_are_the_same_rows_at_each_evaluation(
         shares = {name: case[f"p_{name.lower()}"] for name in ("ALLOW", "ESCALATE", "REFUSE")}
         assert sum(shares.values()) == pytest.approx(1.0)
         assert case["decided"] in shares
+    # The best checkpoint keeps its own metrics beside those of the last evaluation.
+    state = run.state()
+    by_step = {event.step: event.values for event in recorder.of(Metric)
+               if event.split == "validation"}  # fmt: skip
+    assert state.best_metrics["macro_f1"] == by_step[state.best_step]["macro_f1"]
+    assert state.metrics["macro_f1"] == by_step[max(by_step)]["macro_f1"]
 
 
 def test_watched_rows_are_the_first_of_each_label() -> None:
     labels = np.array([2, 0, 2, 2, 1, 0, 0])
     assert watched_rows(labels) == [1, 5, 4, 0, 2]
     assert watched_rows(np.array([], dtype=int)) == []
-
-
-def test_the_best_checkpoint_keeps_its_own_metrics(tiny_base: Bases, persona: Persona) -> None:
-    _, run, recorder = train(tiny_spec(tiny_base("llama")), persona)
-    state = run.state()
-    by_step = {event.step: event.values for event in recorder.of(Metric)
-               if event.split == "validation"}  # fmt: skip
-    assert state.best_metrics["macro_f1"] == by_step[state.best_step]["macro_f1"]
-    assert state.metrics["macro_f1"] == by_step[max(by_step)]["macro_f1"]
 
 
 def test_a_run_is_paused_and_stopped_through_its_folder(tiny_base: Bases, persona: Persona) -> None:
