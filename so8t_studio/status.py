@@ -8,6 +8,7 @@ from PySide6.QtWidgets import QLabel, QProgressBar, QStatusBar, QToolButton
 from so8t_engine.events import Telemetry
 from so8t_studio.context import AppContext
 from so8t_studio.jobs.handle import JobHandle
+from so8t_studio.jobs.state import phase_word
 
 GIB = 1 << 30
 
@@ -81,7 +82,7 @@ class StatusBar(QStatusBar):
             self.progress.hide()
             return
         title = handle.request.title or handle.request.kind
-        text = f"{title}: {handle.state.phase.value}"
+        text = f"{title}: {phase_word(handle.state.phase)}"
         if waiting:
             text += "   " + self.tr("({count} waiting)").format(count=waiting)
         self.job.setText(text)

@@ -102,6 +102,22 @@ def phase_of(word: str) -> Phase:
         return Phase.RUNNING
 
 
+def phase_word(phase: Phase) -> str:
+    """Return the one word for a phase, the same wherever a job or run is shown."""
+    return {
+        Phase.QUEUED: _tr("waiting"),
+        Phase.STARTING: _tr("starting"),
+        Phase.RUNNING: _tr("running"),
+        Phase.PAUSED: _tr("paused"),
+        Phase.STOPPING: _tr("stopping"),
+        Phase.DONE: _tr("done"),
+        Phase.CANCELLED: _tr("stopped"),
+        Phase.FAILED: _tr("failed"),
+        Phase.CRASHED: _tr("crashed"),
+        Phase.DETACHED: _tr("in the background"),
+    }[phase]
+
+
 def phase_sentence(phase: Phase) -> str:
     """Return the sentence of a phase that needs no further facts."""
     return {

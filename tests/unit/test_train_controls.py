@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from so8t_studio.jobs.state import FINAL, JobState, Phase
+from so8t_studio.jobs.state import FINAL, JobState, Phase, phase_word
 from so8t_studio.pages.train import job_card, runs_model
 from so8t_studio.pages.train.controls import buttons_for, duration
 
@@ -29,6 +29,8 @@ def test_a_pause_that_is_not_confirmed_yet_cannot_be_asked_for_again():
 def test_no_two_states_look_alike():
     for signs in (job_card.SIGNS, runs_model.SIGNS):
         assert len(set(signs.values())) == len(signs)
+    words = [phase_word(phase) for phase in Phase]
+    assert len(set(words)) == len(words)
     ends = [Phase.DONE, Phase.CANCELLED, Phase.FAILED, Phase.CRASHED]
     assert set(job_card.SIGNS) == set(Phase)
     for one, other in itertools.combinations(ends, 2):

@@ -9,7 +9,7 @@ from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QProgressBar, QPushBu
 
 from so8t_engine.events import Progress
 from so8t_studio.jobs.handle import JobHandle
-from so8t_studio.jobs.state import Phase, phase_sentence
+from so8t_studio.jobs.state import Phase, phase_sentence, phase_word
 from so8t_studio.pages.train.controls import buttons_for, duration
 from so8t_studio.theme import Theme
 
@@ -136,7 +136,7 @@ class JobCard(QFrame):
             self._show_ready()
             return
         self.pill.show()
-        self.pill.setText(f"{SIGNS[state.phase]}  {state.phase.value}")
+        self.pill.setText(f"{SIGNS[state.phase]}  {phase_word(state.phase)}")
         self._style_pill(TOKENS.get(state.phase, "accent"))
         words, next_step = state.sentence, state.next_step
         if state.phase in (Phase.FAILED, Phase.CRASHED):  # the failure card says it in full

@@ -14,6 +14,7 @@ from PySide6.QtCore import QAbstractTableModel, QModelIndex, QObject, QPersisten
 from so8t_engine.errors import So8tError
 from so8t_engine.specs import TrainSpec
 from so8t_engine.workspace.runs import RunNotes, RunState, RunStore
+from so8t_studio.jobs.state import Phase, phase_word
 from so8t_studio.pages.train.controls import duration
 from so8t_studio.theme import Theme
 
@@ -232,18 +233,9 @@ class RunsModel(QAbstractTableModel):
             TIME: duration(row.seconds) if row.seconds else "–",
         }[column]
 
-    def _state_word(self, state: str) -> str:
-        return {
-            "queued": self.tr("waiting"),
-            "starting": self.tr("starting"),
-            "running": self.tr("running"),
-            "paused": self.tr("paused"),
-            "stopping": self.tr("stopping"),
-            "done": self.tr("done"),
-            "cancelled": self.tr("stopped"),
-            "failed": self.tr("failed"),
-            "crashed": self.tr("crashed"),
-        }.get(state, state)
+    @staticmethod
+    def _state_word(state: str) -> str:
+        return phase_word(Phase(state)) if state in Phase.__members__.values() else state
 
     def _key(self, row: RunRow, column: int) -> Any:
         if column == STAR:
