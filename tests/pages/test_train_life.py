@@ -5,16 +5,24 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import msgspec
 import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QAction
-from PySide6.QtWidgets import QApplication, QCheckBox, QInputDialog, QLineEdit, QPushButton
+from PySide6.QtWidgets import (
+    QApplication,
+    QCheckBox,
+    QInputDialog,
+    QLineEdit,
+    QPushButton,
+    QToolButton,
+)
 
 from so8t_engine.specs import LoraSpec, ModelSpec, TrainSpec, encode_spec, load_spec
-from so8t_engine.workspace.runs import RunStore
+from so8t_engine.workspace.runs import RunState, RunStore
 from so8t_studio.jobs.state import Phase
 from so8t_studio.pages.train.page import LIVE, RUNS, SETUP, TrainPage
 from so8t_studio.pages.train.run_feed import digest, newer
@@ -310,3 +318,36 @@ def test_events_that_a_history_holds_already_are_not_taken_twice():
     assert newer(new_process, history.last) == new_process
     clock_went_back = [at(3, 50.0, 2)]
     assert newer(clock_went_back, history.last) == clock_went_back
+
+
+def lost_run(page: TrainPage, name: str, step: int) -> RunStore:
+    run = RunStore(page.context.persona.runs_dir / name)
+    run.root.mkdir(parents=True)
+    run.spec_path.write_bytes(encode_spec(page.setup.form.spec()))
+    run.save_state(RunState(state="running", pid=2**22 + 5, pid_started=1.0, step=step,
+                            total_steps=9, started=time.time() - 125))  # fmt: skip
+    run.events_path.write_bytes(b"")
+    return run
+
+
+def test_a_lost_run_is_offered_until_it_is_dismissed_or_another_is_begun(qtbot, opened):
+    page = opened()
+    older = lost_run(page, "20260101_120000", 3)
+    page._refresh()
+    qtbot.waitUntil(page.orphans.isVisible, timeout=10_000)
+    assert older.id in page.orphans.text()
+    row = page.runs.model.rows()[0]
+    assert 120 < row.seconds < 200, "it lasted until its last event"
+    newer_run = lost_run(page, "20260102_120000", 5)
+    page._refresh()
+    qtbot.waitUntil(lambda: newer_run.id in page.orphans.text(), timeout=10_000)
+    page.orphans.findChild(QToolButton, "bannerDismiss").click()
+    assert not page.orphans.isVisible()
+    late = TrainPage(page.context)
+    qtbot.addWidget(late)
+    late.show()
+    late.on_shown()
+    qtbot.waitUntil(lambda: len(late.runs.model.rows()) == 2, timeout=10_000)
+    assert not late.orphans.isVisible(), "it was dismissed, and the older one is past"
+    states = {row.store.id: row.state.state for row in late.runs.model.rows()}
+    assert set(states.values()) == {"crashed"}, "they stay in the list as what they are"

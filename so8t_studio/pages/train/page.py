@@ -74,6 +74,7 @@ class TrainPage(Page):
         self.orphans = Banner(dismissible=True)
         self.orphans.setObjectName("orphanCard")
         self.orphans.action_triggered.connect(self._on_orphan_action_triggered)
+        self.orphans.dismissed.connect(self._on_orphan_dismissed)
         self.card = JobCard()
         self.card.start_requested.connect(self._on_start_requested)
         self.card.kill_requested.connect(self._on_kill_requested)
@@ -396,7 +397,9 @@ class TrainPage(Page):
         self._follow_living(rows)
         handle = self.card.handle
         own = self._run_id() if handle is not None else ""
-        lost = [row for row in rows if row.state.state == "crashed" and row.store.id != own]
+        # Only the newest run: whoever began another one since then has moved on.
+        newest = [row for row in rows[:1] if row.store.id not in (own, *self._dismissed())]
+        lost = [row for row in newest if row.state.state == "crashed"]
         if not lost or self.failure.isVisible() or (handle and not handle.state.is_final):
             self.orphans.clear()
             return
@@ -419,6 +422,16 @@ class TrainPage(Page):
             if row.active:
                 living = Living(persona.slug, persona.name, row.store, row.state)
                 attach(self.context.jobs, living, self.tr("Train {name}").format(name=persona.name))
+
+    def _dismissed(self) -> list[str]:
+        found = self.context.settings.form("train:orphans").get("dismissed")
+        return [str(name) for name in found] if isinstance(found, list) else []
+
+    @Slot()
+    def _on_orphan_dismissed(self) -> None:
+        """Do not speak of this run again, not at the next start either."""
+        kept = [*self._dismissed(), self._orphan.store.id][-20:]
+        self.context.settings.save_form("train:orphans", {"dismissed": kept})
 
     @Slot()
     def _on_orphan_action_triggered(self) -> None:

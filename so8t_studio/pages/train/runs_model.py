@@ -60,6 +60,7 @@ class RunRow:
     persona: str = ""
     data: str = ""
     rows: int = 0
+    touched: float = 0.0
 
     @property
     def resumable(self) -> bool:
@@ -88,9 +89,10 @@ class RunRow:
         """How long it took, or takes so far; 0 if that is unknown."""
         if self.state.started and self.active:
             return max(0.0, time.time() - self.state.started)
-        if not self.state.started or not self.state.ended:
+        ended = self.state.ended or self.touched  # a crash leaves no end, but a last event
+        if not self.state.started or ended < self.state.started:
             return 0.0
-        return self.state.ended - self.state.started
+        return ended - self.state.started
 
 
 @functools.lru_cache(maxsize=512)
@@ -114,9 +116,13 @@ def read_row(store: RunStore, persona: str = "") -> RunRow:
     except So8tError as error:
         problem = str(error)
     data, rows = _snapshot(store.root)
+    try:
+        touched = store.events_path.stat().st_mtime
+    except OSError:
+        touched = 0.0
     return RunRow(
         store, store.state(), spec, len(store.checkpoints()), problem, store.notes(), persona,
-        data, rows,
+        data, rows, touched,
     )  # fmt: skip
 
 

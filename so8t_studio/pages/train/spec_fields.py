@@ -30,6 +30,7 @@ UNITS = {
     "data.limit": "rows",
     "model.adapt_layers": "layers",
     "loss.focal_gamma": "exponent",
+    "loss.task_share": "share of the rows",
     "loss.label_smoothing": "probability",
     "loss.pet.boundaries": "share of the run",
     "model.lora.dropout": "probability",
