@@ -62,6 +62,7 @@ def test_start_trains_and_the_page_shows_what_happened(qtbot, opened):
     assert visible_buttons(page) == {"start"}
     steps = page.live.loss.history("train.loss")
     assert list(steps.x) == list(range(1, 31))
+    assert page.live.run_label.text().endswith("as it ended")
     assert page.live.tiles["refuse_recall"].value() == "0.91"
     assert "0.82" in page.live.tiles["refuse_recall"].detail()
     assert np.isnan(page.live.loss.history("train.task_loss").y).all()

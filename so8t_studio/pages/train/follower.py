@@ -57,7 +57,7 @@ class Follower(QObject):
         folder = handle.state.run_dir
         self._shown = folder.name if folder is not None else ""
         if folder is not None:
-            self._label(live=True)
+            self._label(live=not handle.state.is_final)
             self._load(RunStore(folder))
 
     def show_store(self, store: RunStore, handle: JobHandle | None) -> None:
@@ -124,3 +124,5 @@ class Follower(QObject):
             self._shown = state.run_dir.name
             self._label(live=True)
             self.run_known.emit(self._shown)
+        if self._live and state.is_final and self._shown:
+            self._panel.set_label(self.tr("Run {run}, as it ended").format(run=self._shown))
