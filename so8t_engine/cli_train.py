@@ -48,8 +48,13 @@ def train(
     show_spec: Annotated[
         bool, typer.Option("--show-spec", help="Print the specification and end.")
     ] = False,
+    more: Annotated[
+        float | None,
+        typer.Option("--more", help="With --resume: go on for this many passes more."),
+    ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything and say what would be done.")
+        bool,
+        typer.Option("--dry-run", help="Check everything and measure one step; nothing is kept."),
     ] = False,
     events: EventsOption = False,
     as_json: JsonOption = False,
@@ -60,6 +65,8 @@ def train(
     """
     if sum(choice is not None for choice in (spec, preset_name, resume)) > 1:
         raise SpecError("--spec, --preset and --resume exclude each other.")
+    if more is not None and (resume is None or dry_run):
+        raise SpecError("--more needs --resume, and no --dry-run.")
     if resume is not None and (settings or show_spec):
         raise SpecError(
             "A resumed run keeps its own specification.",
@@ -76,9 +83,13 @@ def train(
     if spec is None and store is None and not _sets_base(settings or []):
         chosen = msgspec.structs.replace(chosen, base_model=owner.info.base_model)
     if dry_run:
-        _show_plan(plan(store.spec() if store is not None else chosen, owner), as_json=as_json)
+        wanted = store.spec() if store is not None else chosen
+        finish(_dry_run(wanted, owner, events=events, as_json=as_json))
         return
-    from so8t_engine.jobs.train import run
+    from so8t_engine.jobs.train import extend, run
+
+    if store is not None and more is not None:
+        extend(store, more)
 
     with console_sinks(events) as sinks:
         code, finished = run(chosen, owner, events=events, resume=store, sinks=sinks)
@@ -135,17 +146,52 @@ def plan(spec: TrainSpec, persona: Persona) -> dict[str, Any]:
     }
 
 
-def _show_plan(found: dict[str, Any], *, as_json: bool) -> None:
+def _dry_run(spec: TrainSpec, persona: Persona, *, events: bool, as_json: bool) -> int:
+    """Say what a run would do, then take one step with the longest samples and keep nothing."""
+    from so8t_engine.events import Event, Result
+    from so8t_engine.jobs.train import dry_run
+
+    planned = plan(spec, persona)
+    measured: dict[str, Any] = {}
+
+    def keep(event: Event) -> None:
+        if isinstance(event, Result) and event.name == "dry_run":
+            measured.update(event.data)
+
+    with console_sinks(events) as sinks:
+        code = dry_run(spec, persona, events=events, sinks=[*sinks, keep])
+    if events:
+        return code
     if as_json:
-        print_json(found)
-        return
+        print_json(planned | {"memory": measured or None})
+    else:
+        _show_plan(planned)
+        if measured:
+            _show_memory(measured)
+        print_line("Nothing was started.")
+    return code
+
+
+def _show_memory(found: dict[str, Any]) -> None:
+    mib = 1 << 20
+    for name, size in found["estimate"].items():
+        print_line(f"memory      {name:<18} about {size / mib:8.0f} MiB")
+    for name, size in found["host"].items():
+        print_line(f"CPU memory  {name:<18} about {size / mib:8.0f} MiB")
+    print_line(f"memory      {'all of a step':<18} about {found['estimated'] / mib:8.0f} MiB")
+    print_line(
+        f"measured    {found['peak'] / mib:.0f} MiB at the peak of one step on {found['device']},"
+        f" with {found['tokens']} tokens in the longest sample"
+    )
+
+
+def _show_plan(found: dict[str, Any]) -> None:
     print_line(f"persona     {found['persona']}")
     print_line(f"base model  {found['base_model']} ({found['base_path']})")
     for split, labels in found["rows"].items():
         parts = ", ".join(f"{label} {count}" for label, count in labels.items())
         print_line(f"{split:<11} {sum(labels.values())} rows ({parts})")
     print_line(f"steps       about {found['steps']}")
-    print_line("Nothing was started.")
 
 
 def _show_outcome(store: RunStore, *, as_json: bool) -> None:

@@ -127,11 +127,23 @@ class Bye(Event, frozen=True, kw_only=True, tag="bye"):
     message: str = ""
 
 
+class GpuHolder(Struct, frozen=True, kw_only=True):
+    """A process that holds memory of a GPU; ``memory`` in bytes, None where the driver is silent.
+
+    ``name`` is empty where the process belongs to somebody else or to another container.
+    """
+
+    pid: int
+    name: str = ""
+    memory: int | None = None
+
+
 class GpuReading(Struct, frozen=True, kw_only=True):
     """One GPU at one moment; a field is None where the driver does not answer.
 
     Units: utilisation in %, memory in bytes, temperature in degrees Celsius, power in watts,
-    clocks in MHz, fan in %.
+    clocks in MHz, fan in %. ``temperature_slowdown`` is where the card slows itself down;
+    ``holders`` are the processes that hold its memory, the largest first.
     """
 
     index: int
@@ -149,6 +161,7 @@ class GpuReading(Struct, frozen=True, kw_only=True):
     throttle: str | None = None
     fan: float | None = None
     job_memory: int | None = None
+    holders: tuple[GpuHolder, ...] = ()
 
 
 class Telemetry(Event, frozen=True, kw_only=True, tag="telemetry"):

@@ -244,11 +244,29 @@ PRESETS: dict[str, tuple[str, TrainSpec]] = {
             loss=LossSpec(w_task=0.2, label_smoothing=0.1),
         ),
     ),
+    # For bases of the 7B class in NF4; benchmarks/engine_7b.py measures them.
+    "card12": (
+        "12 GB card",
+        TrainSpec(
+            name="12 GB card",
+            model=ModelSpec(adapt_layers="all", gradient_checkpointing="on"),
+            optim=OptimSpec(epochs=4.0, batch_size=8, accumulation=2),
+        ),
+    ),
+    "card6": (
+        "6 GB card",
+        TrainSpec(
+            name="6 GB card",
+            data=DataSpec(max_tokens=320),
+            model=ModelSpec(adapt_layers=8, gradient_checkpointing="on", offload_embeddings=True),
+            optim=OptimSpec(epochs=4.0, batch_size=4, accumulation=4),
+        ),
+    ),
 }
 
 
 def preset(name: str) -> TrainSpec:
-    """Return the specification of a preset by its key (``quick``, ``balanced``, ``thorough``).
+    """Return the specification of a preset by its key, such as ``quick`` or ``card12``.
 
     Raises:
         SpecError: if there is no such preset.
@@ -315,6 +333,5 @@ def changed_fields(spec: TrainSpec, reference: TrainSpec | None = None) -> dict[
 
     left = flatten(msgspec.to_builtins(spec), "", {})
     right = flatten(msgspec.to_builtins(reference or TrainSpec()), "", {})
-    return {
-        key: left.get(key) for key in left.keys() | right.keys() if left.get(key) != right.get(key)
-    }
+    absent = object()  # a part that is left out is None there, and has no fields
+    return {key: value for key, value in left.items() if value != right.get(key, absent)}

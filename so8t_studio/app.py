@@ -82,11 +82,13 @@ def build_context(root: Path | None, persona: str | None = None) -> AppContext:
     theme = Theme(values.theme)
     theme.apply()
     patience = Patience(grace=values.stop_grace_s, silence=values.silence_s)
+    jobs = JobService(patience=patience)
+    jobs.set_keep_running(values.keep_running)
     return AppContext(
         workspace=workspace,
         settings=settings,
         theme=theme,
-        jobs=JobService(patience=patience),
+        jobs=jobs,
         telemetry=TelemetryService(),
         dataset=DatasetStore(),
     )

@@ -32,6 +32,9 @@ class Preferences(Struct, frozen=True, kw_only=True):
     geometry: Annotated[str, Meta(description="Place of the window, base64.")] = ""
     notify: Annotated[bool, Meta(description="Notify when a job ends.")] = True
     sound: Annotated[bool, Meta(description="Sound when a job ends.")] = False
+    keep_running: Annotated[
+        bool, Meta(description="Training goes on when the window is gone, in the background.")
+    ] = False
     stop_grace_s: Annotated[
         float, Meta(ge=1, le=3600, description="Seconds a job may take to save and stop.")
     ] = 120.0

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QCoreApplication, Qt, Signal, Slot
+from PySide6.QtCore import Qt, Signal, Slot
 from PySide6.QtWidgets import QLabel, QProgressBar, QStatusBar, QToolButton
 
 from so8t_engine.events import Telemetry
 from so8t_studio.context import AppContext
 from so8t_studio.jobs.handle import JobHandle
+from so8t_studio.jobs.state import phase_word
 
 GIB = 1 << 30
 
@@ -81,8 +82,7 @@ class StatusBar(QStatusBar):
             self.progress.hide()
             return
         title = handle.request.title or handle.request.kind
-        phase = QCoreApplication.translate("Phase", handle.state.phase.value)
-        text = f"{title}: {phase}"
+        text = f"{title}: {phase_word(handle.state.phase)}"
         if waiting:
             text += "   " + self.tr("({count} waiting)").format(count=waiting)
         self.job.setText(text)

@@ -22,6 +22,8 @@ from PySide6.QtWidgets import (
 from so8t_engine.errors import So8tError
 from so8t_studio.context import AppContext, Navigation
 from so8t_studio.crash import CrashHooks
+from so8t_studio.jobs.reattach import Reattacher
+from so8t_studio.notifications import Notifier
 from so8t_studio.pages.base import Page
 from so8t_studio.pages.placeholder import PlaceholderPage
 from so8t_studio.pages.registry import PAGES, PageEntry
@@ -34,6 +36,7 @@ from so8t_studio.widgets.banner_stack import BannerStack
 log = logging.getLogger(__name__)
 MINIMUM = QSize(960, 600)
 USUAL = QSize(1280, 800)
+STOP, LEAVE = "stop", "leave"
 
 
 class MainWindow(QMainWindow):
@@ -66,6 +69,8 @@ class MainWindow(QMainWindow):
         context.persona_changed.connect(self._on_persona_changed)
         context.persona_edited.connect(self._on_persona_changed)
         context.theme.changed.connect(self._on_theme_changed)
+        self.notifier = Notifier(context, self)
+        self.reattacher = Reattacher(context, self)
         if crash is not None:
             crash.reported.connect(self._on_crash_reported)
         if context.workspace.read_only:
@@ -117,6 +122,11 @@ class MainWindow(QMainWindow):
         for name, text, on in (
             ("notify", self.tr("Notify when a job ends"), values.notify),
             ("sound", self.tr("Sound when a job ends"), values.sound),
+            (
+                "keep_running",
+                self.tr("Training goes on if the window is gone"),
+                values.keep_running,
+            ),
         ):
             action = self._action(text, None)
             action.setCheckable(True)
@@ -298,6 +308,7 @@ class MainWindow(QMainWindow):
         action = self.sender()
         if isinstance(action, QAction):
             self.context.settings.update(**{str(action.data()): on})
+            self.context.jobs.set_keep_running(self.context.settings.values.keep_running)
 
     @Slot()
     def _on_open_folder_triggered(self) -> None:
@@ -329,8 +340,10 @@ class MainWindow(QMainWindow):
         running = self.context.jobs.running_titles()
         if running:
             event.ignore()
-            if not self._closing and (self._unattended or self._confirm_close(running)):
-                self._wait_for_jobs()
+            if not self._closing:
+                choice = STOP if self._unattended else self._confirm_close(running)
+                if choice:
+                    self._wait_for_jobs(leave=choice == LEAVE)
             return
         geometry = base64.b64encode(self.saveGeometry().data()).decode()
         self.context.settings.update(geometry=geometry)
@@ -345,9 +358,13 @@ class MainWindow(QMainWindow):
         self._unattended = True
         self.close()
 
-    def _wait_for_jobs(self) -> None:
-        """Let jobs save and end while the window stays alive; then close."""
+    def _wait_for_jobs(self, *, leave: bool) -> None:
+        """Let jobs save and end (or go on alone) while the window stays alive; then close."""
         self._closing = True
+        self.context.jobs.became_idle.connect(self._on_jobs_idle)
+        if leave and all(handle.can_leave for handle in self.context.jobs.active()):
+            self.context.jobs.leave_all()
+            return
         dialog = QProgressDialog(
             self.tr("Saving a checkpoint and stopping. This takes one training step."),
             self.tr("End now without saving"),
@@ -361,9 +378,11 @@ class MainWindow(QMainWindow):
         dialog.setMinimumDuration(0)
         dialog.canceled.connect(self.context.jobs.kill_all)
         self._stopping = dialog
-        self.context.jobs.became_idle.connect(self._on_jobs_idle)
         dialog.show()
-        self.context.jobs.stop_all()
+        if leave:
+            self.context.jobs.leave_all()
+        else:
+            self.context.jobs.stop_all()
 
     @Slot()
     def _on_jobs_idle(self) -> None:
@@ -388,7 +407,8 @@ class MainWindow(QMainWindow):
             details=details,
         )
 
-    def _confirm_close(self, running: list[str]) -> bool:
+    def _confirm_close(self, running: list[str]) -> str:
+        """Return ``stop``, ``leave``, or nothing if the window stays."""
         box = QMessageBox(self)
         box.setObjectName("closeQuestion")
         box.setIcon(QMessageBox.Icon.Question)
@@ -397,15 +417,22 @@ class MainWindow(QMainWindow):
         box.setInformativeText(
             self.tr(
                 "If you close now, it saves a checkpoint and stops; you can resume it at the next "
-                "start. Jobs that wait in the queue are not started."
+                "start. A training run can also go on without the window; it is found again at "
+                "the next start. Jobs that wait in the queue are not started."
             )
         )
+        leave = None
+        if any(handle.can_leave for handle in self.context.jobs.active()):
+            leave = box.addButton(self.tr("Close and train on"), QMessageBox.ButtonRole.AcceptRole)
         stop = box.addButton(self.tr("Save, stop and close"), QMessageBox.ButtonRole.AcceptRole)
         keep = box.addButton(self.tr("Keep running"), QMessageBox.ButtonRole.RejectRole)
         box.setDefaultButton(keep)
         box.setEscapeButton(keep)
         box.exec()
-        return box.clickedButton() is stop
+        clicked = box.clickedButton()
+        if clicked is stop:
+            return STOP
+        return LEAVE if leave is not None and clicked is leave else ""
 
     def open_startup_persona(self) -> None:
         """Open the persona of last time, else the first one; say so if neither can be opened."""
@@ -415,5 +442,7 @@ class MainWindow(QMainWindow):
             slug = wanted if wanted in slugs else (slugs[0] if slugs else "")
             if slug:
                 self.context.open_persona(slug)
+            else:
+                self.reattacher.look()
         except So8tError as error:
             self.message_banner.show_message("error", str(error))

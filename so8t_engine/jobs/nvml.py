@@ -11,12 +11,16 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from so8t_engine.events import GpuReading
+import psutil
+
+from so8t_engine.events import GpuHolder, GpuReading
 
 T = TypeVar("T")
 
 RETRY_S = 15.0
 PROCESSES_S = 5.0
+LIMITS_S = 30.0
+HOLDERS = 8
 # nvmlClocksEventReason bits, NVML API reference (stable since driver 390).
 THROTTLE_BITS: tuple[tuple[int, str], ...] = (
     (0x0000000000000004, "power limit"),
@@ -40,6 +44,14 @@ def _running_processes(library: Any, handle: Any) -> Any:
     return library.nvmlDeviceGetComputeRunningProcesses(handle)
 
 
+def process_name(pid: int) -> str:
+    """Return the name of a process, empty where it cannot be told."""
+    try:
+        return str(psutil.Process(pid).name())
+    except (psutil.Error, OSError, ValueError):
+        return ""
+
+
 class NvmlReader:
     """Reads all GPUs. ``library`` is the module ``pynvml`` or something that acts like it."""
 
@@ -50,9 +62,10 @@ class NvmlReader:
         self._next_try = 0.0
         self._note = ""
         self._static: dict[int, dict[str, Any]] = {}
+        self._limits: dict[int, tuple[float, dict[str, float | None]]] = {}
         self._handles: list[Any] = []
         self._lost: dict[int, str] = {}
-        self._memory: dict[int, dict[int, int]] = {}
+        self._holders: dict[int, tuple[GpuHolder, ...]] = {}
         self._processes_due = 0.0
 
     def read(self, pids: frozenset[int] = frozenset()) -> tuple[tuple[GpuReading, ...], str]:
@@ -64,7 +77,7 @@ class NvmlReader:
         now = self._clock()
         if not self._connected(now):
             return (), self._note
-        if pids and now >= self._processes_due:
+        if now >= self._processes_due:
             self._processes_due = now + PROCESSES_S
             self._read_processes()
         readings = tuple(self._read_gpu(index, pids) for index in range(len(self._handles)))
@@ -110,6 +123,9 @@ class NvmlReader:
     def _restart(self) -> None:
         before = dict(self._lost)
         self.close()
+        self._static.clear()  # after a reset the cards may be others, in another order
+        self._limits.clear()
+        self._holders.clear()
         self._start()
         if not self._ready:
             self._note = "; ".join(before.values()) or self._note
@@ -151,9 +167,11 @@ class NvmlReader:
                 self._lost[index] = f"GPU {index} no longer answers ({self._words(error)})"
                 return GpuReading(index=index, name=fixed["name"], uuid=fixed["uuid"])
         rates = self._ask(lambda lib: lib.nvmlDeviceGetUtilizationRates(handle))
-        share = None
-        if pids and index in self._memory:
-            share = sum(size for pid, size in self._memory[index].items() if pid in pids)
+        heat = self._number(
+            lambda lib: lib.nvmlDeviceGetTemperature(handle, lib.NVML_TEMPERATURE_GPU)
+        )
+        limits = self._read_limits(index, heat)
+        holders = self._holders.get(index, ())
         clock_sm = self._number(lambda lib: lib.nvmlDeviceGetClockInfo(handle, lib.NVML_CLOCK_SM))
         clock_mem = self._number(lambda lib: lib.nvmlDeviceGetClockInfo(handle, lib.NVML_CLOCK_MEM))
         mask = self._ask(lambda lib: self._throttle(lib, handle))
@@ -164,24 +182,24 @@ class NvmlReader:
             utilization=None if rates is None else self._number(lambda _lib: rates.gpu),
             memory_used=used,
             memory_total=total,
-            temperature=self._number(
-                lambda lib: lib.nvmlDeviceGetTemperature(handle, lib.NVML_TEMPERATURE_GPU)
-            ),
-            temperature_slowdown=fixed["slowdown"],
+            temperature=heat,
+            temperature_slowdown=limits["slowdown"],
             power=self._number(lambda lib: lib.nvmlDeviceGetPowerUsage(handle), 1e-3),
-            power_limit=fixed["limit"],
+            power_limit=limits["power"],
             clock_sm=None if clock_sm is None else int(clock_sm),
             clock_memory=None if clock_mem is None else int(clock_mem),
             throttle=None if mask is None else throttle_words(mask),
             fan=self._number(lambda lib: lib.nvmlDeviceGetFanSpeed(handle)),
-            job_memory=share,
+            job_memory=_share(holders, pids),
+            holders=holders,
         )
 
     def _is_loss(self, error: BaseException) -> bool:
         lost = getattr(self._library, "NVML_ERROR_GPU_IS_LOST", 15)
         gone = getattr(self._library, "NVML_ERROR_UNINITIALIZED", 1)
         unknown = getattr(self._library, "NVML_ERROR_UNKNOWN", 999)
-        return getattr(error, "value", None) in (lost, gone, unknown)
+        reset = getattr(self._library, "NVML_ERROR_RESET_REQUIRED", 16)
+        return getattr(error, "value", None) in (lost, gone, unknown, reset)
 
     def _read_static(self, handle: Any) -> dict[str, Any]:
         def text(value: Any) -> str | None:
@@ -192,25 +210,62 @@ class NvmlReader:
         return {
             "name": text(self._ask(lambda lib: lib.nvmlDeviceGetName(handle))),
             "uuid": text(self._ask(lambda lib: lib.nvmlDeviceGetUUID(handle))),
-            "slowdown": self._number(
-                lambda lib: lib.nvmlDeviceGetTemperatureThreshold(
-                    handle, lib.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN
-                )
-            ),
-            "limit": self._number(lambda lib: lib.nvmlDeviceGetEnforcedPowerLimit(handle), 1e-3),
         }
+
+    def _read_limits(self, index: int, heat: float | None) -> dict[str, float | None]:
+        """Return what the card may reach; asked anew now and then, since both can be set."""
+        due, known = self._limits.get(index, (0.0, {}))
+        if known and self._clock() < due:
+            return known
+        handle = self._handles[index]
+        slowdown = self._number(
+            lambda lib: lib.nvmlDeviceGetTemperatureThreshold(
+                handle, lib.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN
+            )
+        )
+        if slowdown is None and heat is not None:
+            # Since Hopper the driver tells the distance to the slowdown instead of its place.
+            left = self._number(lambda lib: lib.nvmlDeviceGetMarginTemperature(handle))
+            slowdown = None if left is None else heat + left
+        found = {
+            "slowdown": slowdown,
+            "power": self._number(lambda lib: lib.nvmlDeviceGetEnforcedPowerLimit(handle), 1e-3),
+        }
+        self._limits[index] = (self._clock() + LIMITS_S, found)
+        return found
 
     @staticmethod
     def _throttle(library: Any, handle: Any) -> int:
         ask = getattr(library, "nvmlDeviceGetCurrentClocksEventReasons", None)
-        if ask is None:  # its name before driver 535
-            ask = library.nvmlDeviceGetCurrentClocksThrottleReasons
-        return int(ask(handle))
+        if ask is not None:
+            try:
+                return int(ask(handle))
+            except Exception:  # noqa: BLE001 - see _start; an older driver lacks the new name
+                ask = None
+        return int(library.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
 
     def _read_processes(self) -> None:
         for index, handle in enumerate(self._handles):
             found = self._ask(functools.partial(_running_processes, handle=handle))
-            if found is not None:
-                self._memory[index] = {
-                    int(item.pid): int(item.usedGpuMemory or 0) for item in found
-                }
+            if found is None:
+                self._holders.pop(index, None)
+                continue
+            holders = []
+            for item in found:
+                size = getattr(item, "usedGpuMemory", None)
+                pid = int(item.pid)
+                holders.append(
+                    GpuHolder(
+                        pid=pid, name=process_name(pid), memory=None if size is None else int(size)
+                    )
+                )
+            holders.sort(key=lambda holder: -(holder.memory or 0))
+            self._holders[index] = tuple(holders[:HOLDERS])
+
+
+def _share(holders: tuple[GpuHolder, ...], pids: frozenset[int]) -> int | None:
+    """Return how much of a card's memory a job holds; None where the driver does not tell."""
+    own = [holder for holder in holders if holder.pid in pids]
+    if not pids or not holders or (own and all(holder.memory is None for holder in own)):
+        return None
+    return sum(holder.memory or 0 for holder in own)

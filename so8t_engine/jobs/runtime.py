@@ -57,22 +57,23 @@ class LineSink:
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
-        self._broken = False
+        self.broken = False
 
     def __call__(self, event: Event) -> None:
-        if self._broken:
+        if self.broken:
             return
         try:
             self._stream.write(encode_event(event))
             self._stream.flush()
         except OSError:  # the reader is gone; the job's own files still get everything
-            self._broken = True
+            self.broken = True
 
 
 class Control:
     """What the outside asks of a job. Set from a reader thread or a signal handler, polled by it.
 
-    ``on_command`` receives every command that is not ``stop``, ``pause`` or ``resume``.
+    ``on_command`` receives every command that is not known here. After ``detach`` the end of stdin
+    no longer ends the job (``on_orphaned`` is then called once); ``attach`` takes that back.
     """
 
     def __init__(self, on_command: Callable[[dict[str, Any]], None] | None = None) -> None:
@@ -80,7 +81,9 @@ class Control:
         self._running = threading.Event()
         self._running.set()
         self.reason = ""
+        self.detached = False
         self.on_command = on_command
+        self.on_orphaned: Callable[[], None] | None = None
 
     @property
     def stop_requested(self) -> bool:
@@ -115,6 +118,8 @@ class Control:
             self._running.clear()
         elif name == "resume":
             self._running.set()
+        elif name in ("detach", "attach"):
+            self.detached = name == "detach"
         elif self.on_command is not None:
             self.on_command(command)
 
@@ -126,7 +131,59 @@ class Control:
             except msgspec.DecodeError:
                 continue
             self.handle(command)
-        self.request_stop("the studio that started this job is gone")
+        if not self.detached:
+            self.request_stop("the studio that started this job is gone")
+        elif self.on_orphaned is not None:
+            self.on_orphaned()
+
+
+class CommandFile:
+    """Commands for a job whose stdin nobody holds: lines appended to a file beside its events.
+
+    So a run that goes on after the window was closed, or that was started in a terminal, can be
+    stopped and paused by whoever finds it. Only lines that are written while it runs count.
+    """
+
+    def __init__(self, path: Path, control: Control, interval: float = 0.5) -> None:
+        self._path = path
+        self._control = control
+        self._interval = interval
+        self._offset = path.stat().st_size if path.is_file() else 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="command-file", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop looking."""
+        self._ended.set()
+        self._thread.join(5.0)
+
+    def _run(self) -> None:
+        while not self._ended.wait(self._interval):
+            with contextlib.suppress(OSError):
+                self._look()
+
+    def _look(self) -> None:
+        if not self._path.is_file() or self._path.stat().st_size <= self._offset:
+            return
+        with self._path.open("rb") as stream:
+            stream.seek(self._offset)
+            for line in stream:
+                if not line.endswith(b"\n"):
+                    return  # still being written
+                self._offset += len(line)
+                with contextlib.suppress(msgspec.DecodeError):
+                    self._control.handle(msgspec.json.decode(line, type=dict[str, Any]))
+
+
+def write_command(path: Path, command: dict[str, Any]) -> None:
+    """Append a command for the job that watches ``path``.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    with path.open("ab") as stream:
+        stream.write(msgspec.json.encode(command) + b"\n")
 
 
 class Job:

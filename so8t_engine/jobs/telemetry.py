@@ -1,13 +1,15 @@
 """The machine at one moment: GPU, CPU, memory, disk, and one job's process tree (torch-free).
 
-``python -m so8t_engine monitor`` shows it in the terminal, ``--json`` streams ``telemetry`` events
-for the window. The process stays small: nothing heavy is imported here.
+``python -m so8t_engine monitor`` shows it in the terminal, ``--json`` streams ``telemetry`` events,
+``--record FILE`` appends them to a file. Only with ``--attached``, as the window starts it, does
+the end of stdin end it. The process stays small: nothing heavy is imported here.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import shutil
 import sys
 import threading
@@ -20,7 +22,7 @@ import psutil
 
 from so8t_engine.events import Hello, Telemetry
 from so8t_engine.jobs.nvml import NvmlReader
-from so8t_engine.jobs.runtime import Control, Job, run_job
+from so8t_engine.jobs.runtime import Control, Job, LineSink, run_job
 
 TREE_S = 5.0
 DISK_S = 10.0
@@ -111,53 +113,120 @@ class Sampler:
         )
 
 
-def stream(pid: int | None, interval: float, sampler: Sampler | None = None) -> int:
-    """Write ``telemetry`` events until a stop command or the end of stdin; return the exit code.
+class _Steady:
+    """Readings at a fixed pace until told to end."""
 
-    The command ``{"cmd": "watch", "pid": N}`` changes the watched job.
-    """
-    source = sampler or Sampler()
-    wake = threading.Event()
+    def __init__(self, source: Sampler, interval: float, seconds: float) -> None:
+        self.source = source
+        self.wake = threading.Event()
+        self._interval = interval
+        self._seconds = seconds
 
-    def on_command(command: dict[str, Any]) -> None:
+    def run(self, job: Job) -> None:
+        """Emit a reading at once and then every ``interval`` seconds, by a monotonic clock."""
+        begin = due = time.monotonic()
+        while not job.control.stop_requested:
+            job.emitter.emit(self.source.read())
+            due = max(due + self._interval, time.monotonic())
+            if self._seconds and due - begin > self._seconds:
+                break
+            self.wake.wait(due - time.monotonic())
+        self.source.gpus.close()
+
+
+class _MonitorControl(Control):
+    """Wakes the pace on a stop, and hears which job to watch."""
+
+    def __init__(self, steady: _Steady) -> None:
+        super().__init__(self._on_other_command)
+        self._steady = steady
+
+    def _on_other_command(self, command: dict[str, Any]) -> None:
         if command.get("cmd") == "watch" and isinstance(command.get("pid"), int):
-            source.job.watch(int(command["pid"]))
+            self._steady.source.job.watch(int(command["pid"]))
 
-    class MonitorControl(Control):
-        def request_stop(self, reason: str) -> None:
-            super().request_stop(reason)
-            wake.set()
-
-    control = MonitorControl(on_command)
-
-    def body(job: Job) -> str:
-        job.emitter.emit(Hello(kind="monitor", pid=psutil.Process().pid))
-        if pid:
-            source.job.watch(pid)
-        due = time.monotonic()
-        while not control.stop_requested:
-            job.emitter.emit(source.read())
-            due = max(due + interval, time.monotonic())
-            wake.wait(due - time.monotonic())
-        source.gpus.close()
-        return "The monitor ended."
-
-    return run_job("monitor", body, events=True, control=control)
+    def request_stop(self, reason: str) -> None:
+        """End now rather than at the next reading."""
+        super().request_stop(reason)
+        self._steady.wake.set()
 
 
-def monitor(json: bool = False, pid: int | None = None, interval: float = 1.0) -> int:
-    """Show the machine in the terminal, or stream it as JSON Lines; return the exit code.
+class _PipeSink(LineSink):
+    """Ends the monitor when nobody reads its output any more."""
+
+    def __init__(self, stream: Any, control: Control) -> None:
+        super().__init__(stream)
+        self._control = control
+
+    def __call__(self, event: Any) -> None:
+        super().__call__(event)
+        if self.broken:
+            self._control.request_stop("nobody reads the output any more")
+
+
+def stream(
+    pid: int | None,
+    interval: float,
+    sampler: Sampler | None = None,
+    *,
+    seconds: float = 0.0,
+    record: Path | None = None,
+    attached: bool = False,
+) -> int:
+    """Write ``telemetry`` events; return the exit code.
+
+    The command ``{"cmd": "watch", "pid": N}`` on stdin changes the watched job.
 
     Args:
-        json: stream events on stdout instead of drawing.
         pid: a job to watch.
         interval: seconds between readings.
+        sampler: makes the readings.
+        seconds: how long; 0 means until a stop command, a signal, or that nobody reads.
+        record: append to this file instead of writing to stdout.
+        attached: end with stdin, which is how a child notices that its parent is gone.
     """
-    if json:
-        return stream(pid, interval)
+    steady = _Steady(sampler or Sampler(), interval, seconds)
+    control = _MonitorControl(steady)
+
+    def body(job: Job) -> str:
+        job.emitter.emit(Hello(kind="monitor", pid=os.getpid()))
+        if pid:
+            steady.source.job.watch(pid)
+        steady.run(job)
+        return "The monitor ended."
+
+    if attached:
+        return run_job("monitor", body, events=True, control=control)
+    with contextlib.ExitStack() as stack:
+        target = sys.stdout.buffer if record is None else stack.enter_context(record.open("ab"))
+        return run_job(
+            "monitor", body, events=False, sinks=[_PipeSink(target, control)], control=control
+        )
+
+
+def monitor(
+    json: bool = False,
+    pid: int | None = None,
+    interval: float = 1.0,
+    seconds: float = 0.0,
+    record: Path | None = None,
+    attached: bool = False,
+) -> int:
+    """Show GPU, CPU, memory, disk and a job in the terminal, or stream them as JSON Lines.
+
+    Args:
+        json: write events on stdout instead of drawing.
+        pid: a job to watch.
+        interval: seconds between readings.
+        seconds: end after so long; 0 goes on until Ctrl-C.
+        record: append the events to this file.
+        attached: take commands on stdin and end with it.
+    """
+    if json or record is not None or attached:
+        return stream(pid, interval, seconds=seconds, record=record, attached=attached)
     from so8t_engine.jobs.telemetry_view import show
 
-    return show(pid, interval)
+    return show(pid, interval, seconds=seconds)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -166,8 +235,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--pid", type=int, default=None)
     parser.add_argument("--interval", type=float, default=1.0)
-    options = parser.parse_args(arguments)
-    return monitor(options.json, options.pid, options.interval)
+    parser.add_argument("--seconds", type=float, default=0.0)
+    parser.add_argument("--record", type=Path, default=None)
+    parser.add_argument("--attached", action="store_true")
+    return monitor(**vars(parser.parse_args(arguments)))
 
 
 if __name__ == "__main__":

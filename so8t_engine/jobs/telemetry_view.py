@@ -63,6 +63,9 @@ def _gpu_rows(table: Table, gpu: GpuReading) -> None:
     )
     table.add_row("  held back by", "", gpu.throttle or MISSING)
     table.add_row("  fan", "", figure(gpu.fan, "%"))
+    for holder in gpu.holders:
+        name = holder.name or "another process"
+        table.add_row(f"  held by {holder.pid}", "", f"{name}, {memory(holder.memory, None)}")
 
 
 def render(reading: Telemetry) -> RenderableType:
@@ -85,16 +88,20 @@ def render(reading: Telemetry) -> RenderableType:
     return Group(table, note)
 
 
-def show(pid: int | None, interval: float, *, console: Console | None = None) -> int:
-    """Draw readings until Ctrl+C; return the exit code."""
+def show(
+    pid: int | None, interval: float, *, seconds: float = 0.0, console: Console | None = None
+) -> int:
+    """Draw readings until Ctrl+C, or for so many seconds; return the exit code."""
     sampler = Sampler()
     if pid:
         sampler.job.watch(pid)
     try:
         with Live(render(sampler.read()), console=console, auto_refresh=False) as live:
-            while True:
+            ends = time.monotonic() + seconds if seconds else float("inf")
+            while time.monotonic() + interval <= ends:
                 time.sleep(interval)
                 live.update(render(sampler.read()), refresh=True)
+        return 0
     except KeyboardInterrupt:
         return 0
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import tempfile
@@ -11,13 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from so8t_engine.errors import DataError, ResourceError, WorkspaceError
+from so8t_engine.errors import DataError, ResourceError, SpecError, WorkspaceError
 from so8t_engine.events import Result
-from so8t_engine.jobs.runtime import Control, Job, LineSink, Sink, run_job
+from so8t_engine.jobs.runtime import CommandFile, Control, Job, LineSink, Sink, run_job
 from so8t_engine.samples.readers import read_samples
 from so8t_engine.samples.schema import Sample
 from so8t_engine.samples.split import assign_splits
-from so8t_engine.specs import TrainSpec
+from so8t_engine.specs import TrainSpec, encode_spec
+from so8t_engine.workspace.atomic import write_bytes
 from so8t_engine.workspace.personas import Persona
 from so8t_engine.workspace.runs import ACTIVE_STATES, RunState, RunStore, process_start
 
@@ -96,6 +98,56 @@ def _require_space(folder: Path) -> None:
         )
 
 
+def extend(run: RunStore, epochs: float) -> TrainSpec:
+    """Let a run go on for more passes: its frozen specification gets them, the old one is kept.
+
+    The schedule of the learning rates is stretched over the new length, so they rise again where
+    they had decayed.
+
+    Args:
+        run: a run that ended and left a checkpoint.
+        epochs: passes to add.
+
+    Raises:
+        WorkspaceError: if it still goes on, or has no checkpoint to go on from.
+        SpecError: if the sum is out of range.
+    """
+    import msgspec
+
+    if run.state().state in ACTIVE_STATES:
+        raise WorkspaceError(
+            f"Run {run.id} is still going on.", next_step="Stop it first, or wait for its end."
+        )
+    if not run.checkpoints():
+        raise WorkspaceError(
+            f"Run {run.id} has no checkpoint to go on from.",
+            next_step="Start a new run with the same settings.",
+        )
+    spec = run.spec()
+    passed = spec.optim.epochs
+    if spec.optim.max_steps:  # it ended by a limit of steps; from now on passes count
+        passed = min(passed, _passes(run, spec))
+    wanted = passed + epochs
+    if not (epochs > 0 and wanted <= 1000):
+        raise SpecError(
+            f"A run cannot go on for {epochs:g} passes after {passed:g}.",
+            next_step="Add more than 0 passes, up to 1000 in all.",
+        )
+    optim = msgspec.structs.replace(spec.optim, epochs=wanted, max_steps=0)
+    longer = msgspec.structs.replace(spec, optim=optim)
+    number = len(list(run.root.glob("spec-before-*.json"))) + 1
+    write_bytes(run.root / f"spec-before-{number}.json", encode_spec(spec))
+    write_bytes(run.spec_path, encode_spec(longer))
+    return longer
+
+
+def _passes(run: RunStore, spec: TrainSpec) -> float:
+    """Return how many passes a run took until its last reported step."""
+    rows = sum(sample.split == "train" for sample in run.samples())
+    per_pass = math.ceil(math.ceil(rows / spec.optim.batch_size) / spec.optim.accumulation)
+    return run.state().step / max(1, per_pass)
+
+
 def run(
     spec: TrainSpec,
     persona: Persona,
@@ -119,17 +171,21 @@ def run(
         The exit code and the run (None if none could be made).
     """
     box: list[RunStore] = [resume] if resume is not None else []
-    streams: list[Any] = []
+    closers: list[Any] = []
     all_sinks = list(sinks)
 
     def body(job: Job) -> str:
         store = _shared_run(box, spec, persona, resume)
         main = _rank() == 0
+        job.emitter.job = store.id
         if main:
             stream = store.events_path.open("ab")
-            streams.append(stream)
+            closers.append(stream)
             job.emitter.sinks.append(LineSink(stream))
-        job.emitter.job = store.id
+            closers.append(CommandFile(store.commands_path, job.control))
+            job.control.on_orphaned = lambda: job.emitter.log(
+                "The window that started this run is gone; it goes on in the background."
+            )
         return _train(job, store, persona, resume=resume is not None, main=main)
 
     try:
@@ -142,9 +198,9 @@ def run(
             log_file=None,
         )
     finally:
-        for stream in streams:
+        for item in closers:
             with contextlib.suppress(OSError):  # a full disk was reported when it was met
-                stream.close()
+                item.close()
     return code, box[0] if box else None
 
 
@@ -189,7 +245,10 @@ def _train(job: Job, store: RunStore, persona: Persona, *, resume: bool, main: b
         pid=pid,
         pid_started=process_start(pid),
         started=before.started or time.time(),
+        step=before.step,  # of a resumed run, until it reports the next one
         best_step=before.best_step,
+        metrics=before.metrics,
+        best_metrics=before.best_metrics,
     )
     if main:
         store.save_state(state)

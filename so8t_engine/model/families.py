@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from so8t_engine.errors import BaseModelError
-from so8t_engine.rotations.so8 import DIM
+
+DIM = 8  # channels of a block; the same as so8t_engine.rotations.so8.DIM, without torch
 
 SUPPORTED_TYPES: tuple[str, ...] = ("llama", "mistral", "qwen2", "qwen3")
 """``config.model_type`` values whose decoder adds the output of ``self_attn`` to the residual."""

@@ -2,7 +2,8 @@
 
 The estimate counts tensors from the shapes in the base model's configuration (nothing is loaded).
 Bytes of weights, optimizer and prefix cache are exact; activations follow from what autograd keeps
-of a Llama-like layer with LoRA. The dry run takes one real step with the longest samples.
+of a Llama-like layer with LoRA; all of that is torch-free. The dry run takes one real step with the
+longest samples.
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-import torch
 
 from so8t_engine.model.families import adapted_layers
 from so8t_engine.specs import TrainSpec
@@ -331,6 +330,8 @@ def measure_step(trainer: Any) -> Measurement:
     Args:
         trainer: a :class:`~so8t_engine.training.trainer.PersonaTrainer` that has not trained yet.
     """
+    import torch  # here, so that the window can estimate without it
+
     persona, optim = trainer.persona, trainer.spec.optim
     rows = sorted(trainer.rows, key=lambda row: len(row.ids), reverse=True)
     micro = rows[: optim.batch_size]

@@ -17,6 +17,7 @@ from so8t_engine.evaluation.metrics import (
     refuse_recall_at_false_refusal_rate,
     summarize,
 )
+from so8t_engine.evaluation.watched_cases import case_verdicts
 from so8t_engine.events import Checkpoint, Metric, Progress, Rotation, number_to_wire
 from so8t_engine.jobs.runtime import Job
 from so8t_engine.model.adapter import AdapterHeader, save_adapter
@@ -219,6 +220,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers has no ty
             )
         )
         self.state.metrics = values
+        self._emit(case_verdicts(parts.run, labels, logits, parts.point, state.global_step))
         self._judge(state, values)
 
     def _judge(self, state: TrainerState, values: dict[str, float | None]) -> None:
@@ -233,6 +235,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers has no ty
             if folder is not None:
                 set_best(self.parts.run, folder)
                 self.state.best_step = state.global_step
+                self.state.best_metrics = values
         recall = values["refuse_recall"] or 0.0
         self.best_recall = max(self.best_recall, recall)
         if self.best_recall - recall > schedule.collapse_drop:

@@ -8,6 +8,7 @@ decided), ``policy.txt``, ``state.json``, ``events.jsonl``, ``log.txt``, ``rotat
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import os
 import re
 import shutil
@@ -36,7 +37,7 @@ class RunState(Struct, kw_only=True, omit_defaults=True):
         state: queued, starting, running, paused, stopping, done, cancelled, failed or crashed.
         message: one sentence for the user.
         pid: process id of the job, 0 before it started.
-        pid_started: creation time of that process (seconds since the epoch), so that a reused
+        pid_started: when that process began, as :func:`process_start` says, so that a reused
             process id is never taken for the run.
         started: seconds since the epoch.
         ended: likewise, 0 while it goes on.
@@ -44,6 +45,7 @@ class RunState(Struct, kw_only=True, omit_defaults=True):
         total_steps: steps of the whole run.
         best_step: step of the best checkpoint, -1 if there is none.
         metrics: last validation metrics by name.
+        best_metrics: those of the best checkpoint.
     """
 
     state: str
@@ -56,16 +58,45 @@ class RunState(Struct, kw_only=True, omit_defaults=True):
     total_steps: int = 0
     best_step: int = -1
     metrics: dict[str, float | None] = msgspec.field(default_factory=dict)
+    best_metrics: dict[str, float | None] = msgspec.field(default_factory=dict)
+
+
+class RunNotes(Struct, kw_only=True, omit_defaults=True, frozen=True):
+    """What people wrote about a run; it changes nothing of the run itself.
+
+    Attributes:
+        note: free text.
+        tags: short words.
+        starred: marked as worth keeping.
+    """
+
+    note: str = ""
+    tags: tuple[str, ...] = ()
+    starred: bool = False
 
 
 def process_start(pid: int) -> float:
-    """Return the creation time of process ``pid`` in seconds since the epoch, 0.0 if it is gone."""
+    """Return when process ``pid`` began, in seconds; 0.0 if it is gone.
+
+    On Linux these are seconds since the machine was started, as the kernel counts them: times
+    since the epoch are derived from the wall clock there, and move whenever that is set.
+    Elsewhere they are seconds since the epoch.
+    """
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
             return 0.0
-        return float(process.create_time())
+        return _ticks_since_boot(pid) or float(process.create_time())
     except psutil.Error:
+        return 0.0
+
+
+def _ticks_since_boot(pid: int) -> float:
+    try:
+        # Field 22; the name in brackets (field 2) may hold spaces and brackets itself.
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, AttributeError):
         return 0.0
 
 
@@ -104,6 +135,16 @@ class RunStore:
     def log_path(self) -> Path:
         """What the process printed."""
         return self.root / "log.txt"
+
+    @property
+    def commands_path(self) -> Path:
+        """Commands for a run whose stdin nobody holds, one a line."""
+        return self.root / "commands.jsonl"
+
+    @property
+    def notes_path(self) -> Path:
+        """Note, tags and star."""
+        return self.root / "notes.json"
 
     @property
     def state_path(self) -> Path:
@@ -193,6 +234,40 @@ class RunStore:
         with self.samples_path.open("rb") as stream:
             return [decode_sample(line) for line in stream if line.strip()]
 
+    def data_fingerprint(self) -> str:
+        """Return the first 8 hex digits of the SHA-256 of the frozen data, empty without data."""
+        try:
+            with self.samples_path.open("rb") as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest()[:8]
+        except OSError:
+            return ""
+
+    def size(self) -> int:
+        """Return the bytes of everything in the folder."""
+        total = 0
+        for folder, _folders, names in os.walk(self.root):
+            for name in names:
+                try:
+                    total += os.lstat(Path(folder) / name).st_size
+                except OSError:  # it was pruned meanwhile
+                    continue
+        return total
+
+    def notes(self) -> RunNotes:
+        """Return what people wrote about this run; nothing where that cannot be read."""
+        try:
+            return msgspec.json.decode(self.notes_path.read_bytes(), type=RunNotes)
+        except (OSError, msgspec.DecodeError):
+            return RunNotes()
+
+    def save_notes(self, notes: RunNotes) -> None:
+        """Replace note, tags and star.
+
+        Raises:
+            OSError: if the disk is full or the folder not writable.
+        """
+        write_bytes(self.notes_path, msgspec.json.encode(notes) + b"\n")
+
     def save_state(self, state: RunState) -> None:
         """Replace the state file."""
         write_bytes(self.state_path, msgspec.json.encode(state) + b"\n")
@@ -215,7 +290,7 @@ class RunStore:
             return False
         if state.pid == os.getpid():
             return True
-        return abs(process_start(state.pid) - state.pid_started) < 1.0
+        return abs(process_start(state.pid) - state.pid_started) < 0.5
 
     def events(self) -> Iterator[AnyEvent]:
         """Yield the recorded events; damaged lines and unknown types are passed over."""

@@ -29,6 +29,7 @@ class EventChannel:
         self._ready = threading.Condition()
         self._closed = False
         self._ended = False
+        self._abandoned = False
         self.garbage = 0
         self.garbage_sample = ""
         self.last_sign = time.monotonic()
@@ -61,6 +62,16 @@ class EventChannel:
         self._stream.close()
         return True
 
+    def abandon(self) -> None:
+        """Let the reader end with the pipe's other end or with this process, whichever is first.
+
+        The child goes on: its event file keeps everything, and what it writes here is read and
+        dropped, so that it never waits for us.
+        """
+        with self._ready:
+            self._abandoned = True
+            self._ready.notify_all()
+
     def _read(self) -> None:
         rest = b""
         try:
@@ -81,6 +92,8 @@ class EventChannel:
             with self._ready:
                 self._ended = True
                 self._ready.notify_all()
+            if self._abandoned:  # nobody else will
+                self._stream.close()
 
     def _accept(self, lines: list[bytes]) -> None:
         events = []
@@ -98,7 +111,10 @@ class EventChannel:
         with self._ready:
             if lines:
                 self.last_sign = time.monotonic()
+            if self._abandoned:
+                self._events.clear()
+                return
             self._events.extend(events)
             self._ready.notify_all()
-            while len(self._events) > BACKLOG and not self._closed:
+            while len(self._events) > BACKLOG and not (self._closed or self._abandoned):
                 self._ready.wait(0.5)

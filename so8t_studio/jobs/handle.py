@@ -11,7 +11,7 @@ from PySide6.QtCore import QObject, Qt, Signal, Slot
 from so8t_engine.events import AnyEvent, Error, Hello, Progress, Result
 from so8t_studio.jobs.request import JobRequest
 from so8t_studio.jobs.state import JobState, Phase, phase_sentence
-from so8t_studio.jobs.worker import JobWorker
+from so8t_studio.jobs.supervisor import Supervisor
 
 
 class JobHandle(QObject):
@@ -35,9 +35,9 @@ class JobHandle(QObject):
         self.error: Error | None = None
         self.result: Result | None = None
         self.started_mono = 0.0
-        self._worker: JobWorker | None = None
+        self._worker: Supervisor | None = None
 
-    def attach(self, worker: JobWorker) -> None:
+    def attach(self, worker: Supervisor) -> None:
         """Take the worker that runs this job (the service calls this)."""
         self._worker = worker
         self.started_mono = time.monotonic()
@@ -46,7 +46,7 @@ class JobHandle(QObject):
         worker.state_changed.connect(self._on_state_changed, queued)
 
     @property
-    def worker(self) -> JobWorker | None:
+    def worker(self) -> Supervisor | None:
         """The thread behind this job, None while it waits and after it was reaped."""
         return self._worker
 
@@ -86,6 +86,16 @@ class JobHandle(QObject):
             self._worker.ask_kill()
         else:
             self.stop()
+
+    @property
+    def can_leave(self) -> bool:
+        """True if the process can go on without this window: it keeps its events in a folder."""
+        return self.request.kind == "train" and self.state.run_dir is not None
+
+    def leave(self) -> None:
+        """Let the process go on by itself; it is found again through its folder."""
+        if self._worker is not None and self.can_leave:
+            self._worker.ask_leave()
 
     def set_state(self, state: JobState) -> None:
         """Take over a state and announce it."""

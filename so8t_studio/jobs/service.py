@@ -12,9 +12,12 @@ from pathlib import Path
 import platformdirs
 from PySide6.QtCore import QCoreApplication, QObject, Qt, QTimer, Signal, Slot
 
+from so8t_engine.workspace.runs import RunState, RunStore
+from so8t_studio.jobs.attached import AttachedWorker
 from so8t_studio.jobs.handle import JobHandle
 from so8t_studio.jobs.request import JobRequest
-from so8t_studio.jobs.state import Phase
+from so8t_studio.jobs.state import JobState, Phase, phase_of, phase_sentence
+from so8t_studio.jobs.supervisor import Supervisor
 from so8t_studio.jobs.worker import JobWorker, Patience
 
 log = logging.getLogger(__name__)
@@ -49,7 +52,8 @@ class JobService(QObject):
         self._command = command
         self.handles: list[JobHandle] = []
         self._queue: list[JobHandle] = []
-        self._workers: dict[JobWorker, JobHandle] = {}
+        self._workers: dict[Supervisor, JobHandle] = {}
+        self._keep_running = False
         self._numbers = itertools.count(1)
         self._accepting = True
         self._prune_logs()
@@ -66,6 +70,21 @@ class JobService(QObject):
         self.job_added.emit(handle)
         # Handlers are connected by the caller first; the process starts from the event loop.
         QTimer.singleShot(0, self, self._on_pump_due)
+        return handle
+
+    def attach(self, request: JobRequest, run: RunStore, found: RunState) -> JobHandle:
+        """Follow a run that goes on already; it holds the place for heavy jobs like any other."""
+        phase = phase_of(found.state)
+        handle = JobHandle(request, self)
+        handle.state = JobState(
+            phase, phase_sentence(phase), pid=found.pid, run_dir=run.root, adopted=True
+        )
+        handle.state_changed.connect(self._on_handle_state_changed)
+        self.handles.append(handle)
+        self._take(AttachedWorker(request, run, found, self.patience), handle)
+        if found.started:
+            handle.started_mono = time.monotonic() - max(0.0, time.time() - found.started)
+        self.job_added.emit(handle)
         return handle
 
     @Slot()
@@ -87,14 +106,32 @@ class JobService(QObject):
         patience = self.patience
         if handle.request.kind in ("chat", "monitor"):
             patience = dataclasses.replace(patience, silence=0.0)
-        worker = JobWorker(handle.request, self.log_dir / name, patience)
+        handle.set_state(dataclasses.replace(handle.state, phase=Phase.STARTING))
+        self._take(JobWorker(handle.request, self.log_dir / name, patience), handle)
+        if self._keep_running and handle.request.kind == "train":
+            handle.send({"cmd": "detach"})
+
+    def _take(self, worker: Supervisor, handle: JobHandle) -> None:
         self._workers[worker] = handle
         handle.attach(worker)
         worker.finished.connect(self._on_worker_finished, Qt.ConnectionType.QueuedConnection)
-        handle.set_state(dataclasses.replace(handle.state, phase=Phase.STARTING))
         worker.start()
 
+    def set_keep_running(self, on: bool) -> None:
+        """Say whether runs go on if this window ends without a word (it was killed, say)."""
+        if on == self._keep_running:
+            return
+        self._keep_running = on
+        for handle in self.active():
+            if handle.request.kind == "train":
+                handle.send({"cmd": "detach" if on else "attach"})
+
     # -- asking ---------------------------------------------------------------------------------
+    @property
+    def accepting(self) -> bool:
+        """False once this window is ending: it takes no further job."""
+        return self._accepting
+
     def active(self) -> list[JobHandle]:
         """Return the jobs that have a process."""
         return list(self._workers.values())
@@ -147,6 +184,19 @@ class JobService(QObject):
         if not self._workers:
             self.became_idle.emit()
 
+    def leave_all(self) -> None:
+        """Let runs go on by themselves, stop everything else, and start nothing further."""
+        self._accepting = False
+        for handle in self.queued():
+            handle.stop()
+        for handle in self.active():
+            if handle.can_leave:
+                handle.leave()
+            else:
+                handle.stop()
+        if not self._workers:
+            self.became_idle.emit()
+
     def kill_all(self) -> None:
         """End every process now."""
         for handle in self.active():
@@ -155,10 +205,14 @@ class JobService(QObject):
     def shutdown(self, timeout: float = 20.0) -> bool:
         """Stop everything and join all threads; what does not stop in time is killed.
 
-        Blocks; the window only calls it when jobs have ended or the user chose not to wait.
-        Returns True if every thread was joined.
+        Runs go on by themselves where :meth:`set_keep_running` said so. Blocks; the window only
+        calls it when jobs have ended or the user chose not to wait. Returns True if every thread
+        was joined.
         """
-        self.stop_all()
+        if self._keep_running:
+            self.leave_all()
+        else:
+            self.stop_all()
         deadline = time.monotonic() + timeout
         for worker in list(self._workers):
             left = max(0.0, deadline - time.monotonic())
@@ -177,10 +231,10 @@ class JobService(QObject):
     @Slot()
     def _on_worker_finished(self) -> None:
         worker = self.sender()
-        if isinstance(worker, JobWorker):
+        if isinstance(worker, Supervisor):
             self._reap(worker)
 
-    def _reap(self, worker: JobWorker) -> None:
+    def _reap(self, worker: Supervisor) -> None:
         handle = self._workers.pop(worker, None)
         if handle is None:
             return

@@ -13,7 +13,10 @@ from so8t_engine.events import Error
 
 
 class Phase(StrEnum):
-    """Where a job is in its life. The first five are active, the others final."""
+    """Where a job is in its life. The first five are active, the others final.
+
+    ``DETACHED`` ends only this window's part in it: the process goes on.
+    """
 
     QUEUED = "queued"
     STARTING = "starting"
@@ -24,9 +27,10 @@ class Phase(StrEnum):
     CANCELLED = "cancelled"
     FAILED = "failed"
     CRASHED = "crashed"
+    DETACHED = "detached"
 
 
-FINAL = frozenset((Phase.DONE, Phase.CANCELLED, Phase.FAILED, Phase.CRASHED))
+FINAL = frozenset((Phase.DONE, Phase.CANCELLED, Phase.FAILED, Phase.CRASHED, Phase.DETACHED))
 
 
 def _tr(text: str) -> str:
@@ -50,6 +54,7 @@ class JobState:
         pause_requested: a pause was asked for and is not confirmed yet.
         stderr_tail: last lines that the process printed, once it ended badly.
         survivors: process ids that could not be ended.
+        adopted: it was not started by this window, but found running.
     """
 
     phase: Phase
@@ -64,10 +69,11 @@ class JobState:
     pause_requested: bool = False
     stderr_tail: str = ""
     survivors: tuple[int, ...] = ()
+    adopted: bool = False
 
     @property
     def is_final(self) -> bool:
-        """True once the process is gone."""
+        """True once the process is gone, or was left to itself."""
         return self.phase in FINAL
 
     @property
@@ -88,6 +94,30 @@ class JobState:
         return "\n".join(line for line in lines if line is not None)
 
 
+def phase_of(word: str) -> Phase:
+    """Return the phase of a run's state on disk; an unknown word counts as running."""
+    try:
+        return Phase(word)
+    except ValueError:
+        return Phase.RUNNING
+
+
+def phase_word(phase: Phase) -> str:
+    """Return the one word for a phase, the same wherever a job or run is shown."""
+    return {
+        Phase.QUEUED: _tr("waiting"),
+        Phase.STARTING: _tr("starting"),
+        Phase.RUNNING: _tr("running"),
+        Phase.PAUSED: _tr("paused"),
+        Phase.STOPPING: _tr("stopping"),
+        Phase.DONE: _tr("done"),
+        Phase.CANCELLED: _tr("stopped"),
+        Phase.FAILED: _tr("failed"),
+        Phase.CRASHED: _tr("crashed"),
+        Phase.DETACHED: _tr("in the background"),
+    }[phase]
+
+
 def phase_sentence(phase: Phase) -> str:
     """Return the sentence of a phase that needs no further facts."""
     return {
@@ -100,6 +130,7 @@ def phase_sentence(phase: Phase) -> str:
         Phase.CANCELLED: _tr("Stopped on request."),
         Phase.FAILED: _tr("Ended with an error."),
         Phase.CRASHED: _tr("The process ended without saying why."),
+        Phase.DETACHED: _tr("Goes on in the background; it is found again at the next start."),
     }[phase]
 
 

@@ -36,11 +36,17 @@ class TelemetryService(QObject):
         parent: QObject | None = None,
     ) -> None:  # fmt: skip
         super().__init__(parent)
-        self._command = command or [sys.executable, "-m", "so8t_engine.jobs.telemetry", "--json"]
+        self._command = command or [
+            sys.executable,
+            "-m",
+            "so8t_engine.jobs.telemetry",
+            "--attached",
+        ]
         self._log_dir = log_dir or Path(platformdirs.user_log_dir("so8t", appauthor=False)) / "jobs"
         self._worker: JobWorker | None = None
         self._failures = 0
         self._running = False
+        self._watched = 0
         self._restart = QTimer(self)
         self._restart.setSingleShot(True)
         self._restart.timeout.connect(self._on_restart_due)
@@ -54,6 +60,9 @@ class TelemetryService(QObject):
 
     def watch(self, pid: int) -> None:
         """Report the process tree of ``pid`` as well; 0 ends that."""
+        if pid == self._watched:
+            return
+        self._watched = pid
         if self._worker is not None:
             self._worker.send({"cmd": "watch", "pid": pid})
 
@@ -77,6 +86,8 @@ class TelemetryService(QObject):
         worker.events_read.connect(self._on_events_read, queued)
         worker.state_changed.connect(self._on_state_changed, queued)
         self._worker = worker
+        if self._watched:  # a monitor that had to be started again watches the same job
+            worker.send({"cmd": "watch", "pid": self._watched})
         worker.start()
 
     @Slot(object)

@@ -2,67 +2,32 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import subprocess
-import threading
 import time
-from collections import deque
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from PySide6.QtCore import QObject, QThread, Signal
+from PySide6.QtCore import QObject
 
 from so8t_engine.events import AnyEvent, Bye, Error, Hello, Log, Metric, Progress
+from so8t_studio.jobs.attached import STDERR
 from so8t_studio.jobs.channel import EventChannel
 from so8t_studio.jobs.process import kill_tree, spawn, terminate_tree, tree
 from so8t_studio.jobs.request import JobRequest
-from so8t_studio.jobs.state import FINAL, JobState, Phase, exit_sentence, phase_sentence
+from so8t_studio.jobs.state import JobState, Phase, exit_sentence, phase_sentence
+from so8t_studio.jobs.supervisor import SLEEP_GAP, TICK, Patience, Supervisor, final_phase
+
+__all__ = ["JobWorker", "Patience"]
 
 log = logging.getLogger(__name__)
-
-TICK = 0.1
-REAP_S = 10.0
-TERMINATE_S = 10.0
-SLEEP_GAP = 5.0
+# Children that were left to themselves; kept, so that nobody warns of a process still running.
+_left: list[subprocess.Popen[bytes]] = []
 
 
-@dataclasses.dataclass(frozen=True)
-class Patience:
-    """How long to wait for what, in seconds.
-
-    Attributes:
-        grace: after the stop command, until the tree is asked to terminate.
-        terminate: after that, until it is killed.
-        reap: after the final message, until the process must be gone.
-        silence: without a sign of life, until the user is told; 0 means never.
-    """
-
-    grace: float = 120.0
-    terminate: float = TERMINATE_S
-    reap: float = REAP_S
-    silence: float = 60.0
-
-
-def _final_phase(word: str) -> Phase:
-    """Return the phase that a ``bye`` names; a word from another version counts as done."""
-    try:
-        phase = Phase(word)
-    except ValueError:
-        return Phase.DONE
-    return phase if phase in FINAL else Phase.DONE
-
-
-class JobWorker(QThread):
-    """Starts the child, reads it, commands it and ends it.
-
-    ``events_read`` carries a tuple of events at most ten times a second, ``state_changed`` a
-    :class:`JobState`. The final state is always the last signal.
-    """
-
-    events_read = Signal(object)
-    state_changed = Signal(object)
+class JobWorker(Supervisor):
+    """Starts the child, reads it, commands it and ends it (or, asked to, leaves it running)."""
 
     def __init__(
         self,
@@ -71,41 +36,14 @@ class JobWorker(QThread):
         patience: Patience | None = None,
         parent: QObject | None = None,
     ) -> None:
-        super().__init__(parent)
-        self.setObjectName(f"job-{request.kind}")
-        self.request = request
+        state = JobState(Phase.STARTING, phase_sentence(Phase.STARTING))
+        super().__init__(request, state, patience, parent)
         self.log_path = log_path
-        self.patience = patience or Patience()
-        self._lock = threading.Lock()
-        self._commands: deque[bytes] = deque()
-        self._stop_asked = False
-        self._kill_asked = False
-        self._state = JobState(Phase.STARTING, phase_sentence(Phase.STARTING))
         self._bye: Bye | None = None
         self._error: Error | None = None
         self._forced = False
         self._deadline: float | None = None
         self._escalation = 0
-
-    # -- called from any thread -----------------------------------------------------------------
-    def send(self, command: dict[str, Any]) -> None:
-        """Queue a command for the child's stdin."""
-        with self._lock:
-            self._commands.append(msgspec.json.encode(command) + b"\n")
-
-    def ask_stop(self) -> None:
-        """Ask for a clean end; repeated calls change nothing."""
-        with self._lock:
-            if self._stop_asked:
-                return
-            self._stop_asked = True
-            self._commands.append(b'{"cmd":"stop"}\n')
-
-    def ask_kill(self) -> None:
-        """End the whole tree now."""
-        with self._lock:
-            self._stop_asked = True
-            self._kill_asked = True
 
     # -- the thread -----------------------------------------------------------------------------
     def run(self) -> None:
@@ -151,6 +89,9 @@ class JobWorker(QThread):
                 self._deadline = None if self._deadline is None else self._deadline + gap
             before = now
             self._write_commands(child)
+            if self._leave_asked and not self._stop_asked and child.poll() is None:
+                self._leave(child, channel)
+                return
             self._watch(channel, now)
             if child.poll() is None:
                 self._escalate(child, now)
@@ -189,6 +130,8 @@ class JobWorker(QThread):
                 changes.setdefault("phase", Phase.RUNNING)
         if self._state.silent_s:
             changes.setdefault("silent_s", 0.0)
+        if "run_dir" in changes:
+            self._share_log(changes["run_dir"])
         if "phase" in changes or "silent_s" in changes:
             phase = changes.get("phase", self._state.phase)
             changes.update(sentence=phase_sentence(phase), next_step="")
@@ -196,19 +139,16 @@ class JobWorker(QThread):
             self._publish(**changes)
 
     def _write_commands(self, child: subprocess.Popen[bytes]) -> None:
-        with self._lock:
-            waiting = list(self._commands)
-            self._commands.clear()
-            stop, kill = self._stop_asked, self._kill_asked
-        for line in waiting:
-            name = msgspec.json.decode(line).get("cmd")
+        waiting, stop, kill = self._take_commands()
+        for command in waiting:
+            name = command.get("cmd")
             if name == "pause" and self._state.phase is Phase.RUNNING:
                 self._publish(pause_requested=True)
             elif name == "resume":
                 self._publish(pause_requested=False)
             try:
                 assert child.stdin is not None
-                child.stdin.write(line)
+                child.stdin.write(msgspec.json.encode(command) + b"\n")
             except (OSError, ValueError):  # it is gone; its exit tells the rest
                 break
         if stop and self._state.phase is not Phase.STOPPING:
@@ -254,6 +194,21 @@ class JobWorker(QThread):
         if survivors:
             self._publish(survivors=survivors)
 
+    def _leave(self, child: subprocess.Popen[bytes], channel: EventChannel) -> None:
+        """Close our ends of the pipes; the child was told that it goes on without them."""
+        for earlier in list(_left):
+            if earlier.poll() is not None:
+                _left.remove(earlier)
+        _left.append(child)
+        if child.stdin is not None:
+            try:
+                child.stdin.close()
+            except OSError:
+                log.debug("The command channel was closed already.")
+        channel.abandon()
+        sentence = phase_sentence(Phase.DETACHED)
+        self._publish(phase=Phase.DETACHED, sentence=sentence, next_step="", pause_requested=False)
+
     # -- the end --------------------------------------------------------------------------------
     def _finish(self, child: subprocess.Popen[bytes], channel: EventChannel) -> None:
         code = child.wait()
@@ -284,7 +239,7 @@ class JobWorker(QThread):
 
     def _verdict(self, code: int) -> tuple[Phase, str, str]:
         if self._bye is not None:
-            phase = _final_phase(self._bye.state)
+            phase = final_phase(self._bye.state)
             error = self._error
             if phase is Phase.FAILED and error is not None:
                 return phase, " ".join(filter(None, (error.what, error.why))), error.next_step
@@ -305,6 +260,16 @@ class JobWorker(QThread):
         failed = code > 0 and code < 0x80000000
         return (Phase.FAILED if failed else Phase.CRASHED), sentence, next_step
 
+    def _share_log(self, folder: Path | None) -> None:
+        """Let the run's folder name what the process prints, in case this window does not live."""
+        if folder is None or not folder.is_dir():
+            return
+        try:
+            (folder / STDERR).unlink(missing_ok=True)
+            (folder / STDERR).hardlink_to(self.log_path)
+        except OSError as error:  # another disk; then only the studio's own log folder has it
+            log.debug("No second name for %s: %s", self.log_path, error)
+
     def _keep_log(self) -> str:
         """Append what the process printed to the run's log; return its last lines."""
         try:
@@ -313,13 +278,11 @@ class JobWorker(QThread):
             if folder is not None and folder.is_dir() and text:
                 with (folder / "log.txt").open("a", encoding="utf-8") as stream:
                     stream.write(text)
+            if folder is not None:
+                (folder / STDERR).unlink(missing_ok=True)
             if folder is not None or not text:
                 self.log_path.unlink()
         except OSError as error:
             log.warning("The log of %s cannot be kept: %s", self.request.title, error)
             return ""
         return "\n".join(text.splitlines()[-40:])
-
-    def _publish(self, **changes: Any) -> None:
-        self._state = dataclasses.replace(self._state, **changes)
-        self.state_changed.emit(self._state)

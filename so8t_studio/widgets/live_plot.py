@@ -29,6 +29,8 @@ from so8t_studio.widgets.legend import Legend
 FRAME_MS = 100
 WIDTH = 1.6
 FEW_POINTS = 200
+MARK_GAP, MARK_LETTER = 14, 6  # pixels between the texts of marks, and of a letter
+QUIET_MARKS = 40  # more lines than that would hide the curves
 THIN_FROM = 400  # stroking a dense line wider than one pixel takes ten times as long
 
 
@@ -197,14 +199,32 @@ class LivePlot(QFrame):
             series.band[1].append(x, high)
         self._schedule()
 
-    def add_mark(self, x: float, text: str) -> None:
-        """Draw a vertical line with a short text, such as a checkpoint."""
-        line = pg.InfiniteLine(x, angle=90, movable=False, label=text, labelOpts={"position": 0.92})
+    def add_mark(self, x: float, text: str, *, quiet: bool = False) -> None:
+        """Draw a vertical line with a short text, such as a checkpoint.
+
+        A ``quiet`` mark, such as the begin of a pass, is a fainter line with its text below. A mark
+        that is there already is not drawn twice; a quiet one gives way to many.
+        """
+        if any(at == x and known == text for at, known, _line in self._marks):
+            return
+        if quiet and sum(self._is_quiet(line) for *_, line in self._marks) >= QUIET_MARKS:
+            return
+        options = {"position": 0.06 if quiet else 0.92}
+        line = pg.InfiniteLine(x, angle=90, movable=False, label=text, labelOpts=options)
         line.label.setFont(Theme.instance().font(7.5))
         line.setToolTip(text)
+        line.setZValue(-20 if quiet else -15)
         self._plot.addItem(line, ignoreBounds=True)
         self._marks.append((x, text, line))
         self._style_marks()
+
+    @staticmethod
+    def _is_quiet(line: pg.InfiniteLine) -> bool:
+        return bool(line.zValue() == -20)
+
+    def marks(self) -> list[tuple[float, str]]:
+        """Return where the marks are and what they say, by x."""
+        return sorted((x, text) for x, text, _line in self._marks)
 
     def clear(self) -> None:
         """Forget all points and marks; the curves stay declared."""
@@ -308,6 +328,22 @@ class LivePlot(QFrame):
         if self._auto:
             self._view.setXRange(first, last, padding=0.02)
             self._fit_y(float(low), float(high))
+        self._place_marks()
+
+    def _place_marks(self) -> None:
+        """Show the text of a mark only where it does not run into the one before."""
+        (first, last), _ = self._view.viewRange()
+        scale = self._view.width() / max(last - first, 1e-12)
+        for quiet in (False, True):
+            before = -np.inf
+            for x, text, line in sorted(self._marks, key=lambda mark: mark[0]):
+                if self._is_quiet(line) != quiet:
+                    continue
+                at = (x - first) * scale
+                shown = at - before >= MARK_GAP + MARK_LETTER * len(text)
+                line.label.setVisible(bool(shown))
+                if shown:
+                    before = at
 
     def _set_width(self, series: _Series, *, thin: bool) -> None:
         if series.curve is None or series.thin == thin:
@@ -458,8 +494,10 @@ class LivePlot(QFrame):
         pen = QPen(theme.color("border_strong"))
         pen.setCosmetic(True)
         pen.setStyle(Qt.PenStyle.DotLine)
+        faint = QPen(theme.color("border"))
+        faint.setCosmetic(True)
         for _x, _text, line in self._marks:
-            line.setPen(pen)
+            line.setPen(faint if self._is_quiet(line) else pen)
             line.label.setColor(theme.color("text_muted"))
 
     def _restyle(self) -> None:

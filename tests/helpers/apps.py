@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from so8t_engine.labels import Label
 from so8t_engine.workspace.workspace import Workspace
 from so8t_studio.app import close_context
 from so8t_studio.context import AppContext
@@ -27,11 +28,16 @@ def fake_command(scenario: str, *options: str) -> list[str]:
 
 def make_context(root: Path, *, starter: bool = True, patience: Patience | None = None,
                  mode: str = "light", command: list[str] | None = None,
-                 jobs: type[JobService] = JobService) -> AppContext:  # fmt: skip
-    """Open ``root`` as a workspace and make the services; telemetry is not started."""
+                 jobs: type[JobService] = JobService, rows: int = 0) -> AppContext:  # fmt: skip
+    """Open ``root`` as a workspace and make the services; telemetry is not started.
+
+    ``rows`` keeps so many rows of each label of the starter persona; 0 keeps all.
+    """
     workspace = Workspace.open(root)
     if starter and not workspace.read_only:
         workspace.ensure_starter()
+        if rows:
+            keep_rows(workspace, rows)
     theme = Theme(mode)
     theme.apply()
     quick = Patience(grace=10.0, terminate=2.0, reap=2.0, silence=30.0)
@@ -47,6 +53,14 @@ def make_context(root: Path, *, starter: bool = True, patience: Patience | None 
     if personas:
         context.open_persona(personas[0].slug)
     return context
+
+
+def keep_rows(workspace: Workspace, rows: int) -> None:
+    """Leave the starter persona the first ``rows`` rows of each label."""
+    persona = workspace.personas()[0]
+    samples = persona.load_samples()
+    kept = [[sample for sample in samples if sample.label is label][:rows] for label in Label]
+    persona.save_samples([sample for part in kept for sample in part])
 
 
 @contextlib.contextmanager

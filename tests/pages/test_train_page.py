@@ -30,40 +30,9 @@ from so8t_studio.jobs.state import Phase
 from so8t_studio.pages.train.checks import run_checks
 from so8t_studio.pages.train.page import LIVE, RUNS, SETUP, TrainPage
 from so8t_studio.widgets.empty_state import EmptyState
-from tests.helpers.apps import closing_context, fake_command
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 LEFT = Qt.MouseButton.LeftButton
-
-
-@pytest.fixture
-def base_ready(monkeypatch, tmp_path):
-    """A base model folder that the check accepts is not part of these tests."""
-    monkeypatch.setattr(
-        "so8t_studio.pages.train.checks.resolve_base", lambda reference: tmp_path / "base"
-    )
-
-
-@pytest.fixture
-def opened(qtbot, tmp_path, base_ready):
-    """Return a function that opens the page on a child that follows a scenario."""
-    stack = []
-
-    def make(scenario: str = "train", *options: str) -> TrainPage:
-        holder = closing_context(tmp_path / "workspace", command=fake_command(scenario, *options))
-        context = holder.__enter__()
-        stack.append(holder)
-        page = TrainPage(context)
-        qtbot.addWidget(page)
-        page.resize(1072, 740)
-        page.show()
-        page.on_shown()
-        qtbot.waitUntil(lambda: bool(page.setup.checks()), timeout=10_000)
-        return page
-
-    yield make
-    for holder in stack:
-        holder.__exit__(None, None, None)
 
 
 def press(qtbot, page: TrainPage, name: str) -> None:
@@ -93,6 +62,7 @@ def test_start_trains_and_the_page_shows_what_happened(qtbot, opened):
     assert visible_buttons(page) == {"start"}
     steps = page.live.loss.history("train.loss")
     assert list(steps.x) == list(range(1, 31))
+    assert page.live.run_label.text().endswith("as it ended")
     assert page.live.tiles["refuse_recall"].value() == "0.91"
     assert "0.82" in page.live.tiles["refuse_recall"].detail()
     assert np.isnan(page.live.loss.history("train.task_loss").y).all()
@@ -318,7 +288,7 @@ def test_delete_moves_to_the_trash(qtbot, opened, monkeypatch):
     monkeypatch.setattr(QMessageBox, "exec", exec_)
     qtbot.waitUntil(page.runs.delete_button.isEnabled, timeout=10_000)
     press(qtbot, page, "runDelete")
-    assert page.context.persona.runs() == []
+    qtbot.waitUntil(lambda: page.context.persona.runs() == [], timeout=10_000)
     assert len(list((page.context.workspace.root / "trash").iterdir())) == 1
     qtbot.waitUntil(lambda: not page.runs.model.rows(), timeout=10_000)
     assert page.runs.findChild(EmptyState).isVisible()

@@ -15,11 +15,14 @@ import pytest
 from PySide6.QtCore import QCoreApplication
 
 from so8t_engine.events import AnyEvent, Bye, Log, Metric
+from so8t_engine.workspace.runs import RunStore
+from so8t_studio.jobs import channel, worker
 from so8t_studio.jobs.handle import JobHandle
 from so8t_studio.jobs.request import JobRequest
 from so8t_studio.jobs.service import JobService
 from so8t_studio.jobs.state import Phase
 from so8t_studio.jobs.worker import Patience
+from so8t_studio.pages.train.run_feed import digest
 from tests.helpers.apps import fake_command
 from tests.helpers.leaks import LeakHunter
 
@@ -217,6 +220,53 @@ def test_silence_is_reported_and_nothing_is_killed(qtbot, service):
     handle.stop()
     wait_end(qtbot, handle)
     assert handle.state.phase is Phase.CANCELLED
+
+
+class Clock:
+    """The monotonic clock of a machine that sleeps now and then."""
+
+    def __init__(self) -> None:
+        self.slept = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.slept
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(time, name)
+
+
+def test_a_laptop_that_slept_blames_nobody(qtbot, service, monkeypatch):
+    clock = Clock()
+    for module in (worker, channel):
+        monkeypatch.setattr(module, "time", clock)
+    service.patience = Patience(grace=30.0, terminate=5.0, silence=20.0)
+    handle, watch = start(service, "silent")
+    qtbot.waitUntil(lambda: handle.state.phase is Phase.RUNNING, timeout=10_000)
+    clock.slept += 3600.0
+    qtbot.wait(600)
+    assert handle.state.silent_s == 0.0 and Phase.CRASHED not in watch.phases
+    service.patience = Patience(grace=30.0)
+    stubborn, _ = start(service, "ignore-stop")
+    qtbot.waitUntil(lambda: stubborn.state.phase is Phase.RUNNING, timeout=10_000)
+    stubborn.stop()
+    qtbot.waitUntil(lambda: stubborn.state.phase is Phase.STOPPING, timeout=5_000)
+    clock.slept += 3600.0
+    qtbot.wait(600)
+    assert stubborn.state.phase is Phase.STOPPING, "the sleep does not use up its time to save"
+    assert not gone(stubborn.state.pid)
+    for job in (handle, stubborn):
+        job.kill()
+        wait_end(qtbot, job)
+
+
+def test_a_wall_clock_that_jumps_changes_nothing(qtbot, service, tmp_path):
+    handle, watch = start(service, "clock-jumps", "--run-dir", str(tmp_path / "run"))
+    wait_end(qtbot, handle)
+    assert watch.phases == [Phase.STARTING, Phase.RUNNING, Phase.DONE]
+    live = [event.step for event in watch.events if isinstance(event, Metric)]
+    assert live == list(range(1, 41))
+    recorded = digest(RunStore(tmp_path / "run").events())
+    assert recorded.columns["train", "loss"][0] == list(range(1, 41))
 
 
 def test_a_finished_job_that_lingers_is_reaped_and_still_done(qtbot, service):

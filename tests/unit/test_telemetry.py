@@ -235,7 +235,7 @@ def test_the_terminal_view_shows_the_same_figures():
 
 def test_the_monitor_process_is_small_imports_no_torch_and_ends_with_its_parent():
     monitor = subprocess.Popen(
-        [sys.executable, "-X", "importtime", "-m", "so8t_engine.jobs.telemetry", "--json",
+        [sys.executable, "-X", "importtime", "-m", "so8t_engine.jobs.telemetry", "--attached",
          "--interval", "0.1"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
@@ -262,3 +262,36 @@ def test_the_sampler_reads_this_machine():
     assert len(reading.gpus) == 2
     assert 0 < reading.ram_used <= reading.ram_total
     assert reading.disk_free is not None and reading.disk_free > 0
+
+
+def monitor_lines(*options: str) -> list[bytes]:
+    done = subprocess.run(
+        [sys.executable, "-m", "so8t_engine", "monitor", "--interval", "0.2", *options],
+        stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=True,
+    )  # fmt: skip
+    return done.stdout.splitlines()
+
+
+def test_without_a_stdin_the_monitor_streams_for_as_long_as_it_was_told(tmp_path):
+    kinds = [decode_event(line).__class__.__name__ for line in
+             monitor_lines("--json", "--seconds", "0.5")]  # fmt: skip
+    assert kinds == ["Hello", "Telemetry", "Telemetry", "Telemetry", "Bye"]
+    out = tmp_path / "telemetry.jsonl"
+    assert monitor_lines("--record", str(out), "--seconds", "0.3") == []
+    events = [decode_event(line) for line in out.read_bytes().splitlines()]
+    assert [type(event).__name__ for event in events] == ["Hello", "Telemetry", "Telemetry", "Bye"]
+    assert events[1].mono < events[2].mono
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
+def test_the_monitor_ends_when_nobody_reads_it_any_more():
+    monitor = subprocess.Popen(
+        [sys.executable, "-m", "so8t_engine.jobs.telemetry", "--json", "--interval", "0.05"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert monitor.stdout is not None and monitor.stderr is not None
+    monitor.stdout.readline()
+    monitor.stdout.close()
+    assert monitor.wait(10) == 0
+    assert b"Traceback" not in monitor.stderr.read()
+    monitor.stderr.close()

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from so8t_engine.errors import So8tError
-from so8t_engine.events import Telemetry
+from so8t_engine.events import GpuReading, Hello, Telemetry
 from so8t_engine.labels import LABELS
 from so8t_engine.model.base_cache import resolve_base
 from so8t_engine.samples.duplicates import comparison_key, exact_groups
 from so8t_engine.samples.schema import Sample
 from so8t_engine.specs import TrainSpec
+from so8t_engine.workspace.runs import RunStore
+from so8t_studio.pages.train.memory_plan import MemoryPlan, training_gpu
 
 GIB = 1 << 30
 FEW_ROWS = 20
@@ -22,6 +24,21 @@ NEEDED_DISK = GIB // 2
 # Rows a second on two CPU cores with the default base model (SmolLM2-135M, bf16).
 ROWS_PER_S_TOP = 16.0
 ROWS_PER_S_ALL = 4.0
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast an earlier run was, everything from start to end counted.
+
+    Attributes:
+        run: its session id.
+        rows_per_s: rows trained a second.
+        on_gpu: where it trained.
+    """
+
+    run: str
+    rows_per_s: float
+    on_gpu: bool
 
 
 @dataclass(frozen=True)
@@ -57,6 +74,12 @@ def split_check(samples: Sequence[Sample], spec: TrainSpec) -> list[Check]:
     """Say what is trained on and what is measured on."""
     counts = Counter(sample.split for sample in samples)
     free, held = counts.get("", 0), counts.get("validation", 0)
+    trained = {sample.label for sample in samples if sample.split in ("train", "")}
+    absent = [label.value for label in LABELS if label not in trained]
+    if trained and absent:
+        return [Check("split", "error",
+                      f"No row labelled {' or '.join(absent)} belongs to the training split.",
+                      "Give such rows the split train, or none.")]  # fmt: skip
     if not counts.get("train") and not free:
         return [Check("split", "error", "No row belongs to the training split.",
                       "Set the split of some rows to train, or leave it empty.")]  # fmt: skip
@@ -110,7 +133,7 @@ def base_check(reference: str) -> list[Check]:
         return [Check("base", "error", " ".join(filter(None, (error.what, error.why))),
                       error.next_step)]  # fmt: skip
     return [Check("base", "ok", f"The base model “{reference}” is complete on this machine "
-                                f"({folder.name}).")]  # fmt: skip
+                                f"({folder.name}); no network is needed.")]  # fmt: skip
 
 
 def disk_check(folder: Path) -> list[Check]:
@@ -126,28 +149,95 @@ def disk_check(folder: Path) -> list[Check]:
     return [Check("disk", "ok", text)]
 
 
+def holders_words(gpu: GpuReading) -> str:
+    """Say who holds memory of a card, as far as the driver tells; empty if nobody does."""
+    parts = []
+    for holder in gpu.holders:
+        name = holder.name or "a process that cannot be named"
+        size = "" if holder.memory is None else f", {holder.memory / GIB:.1f} GiB"
+        parts.append(f"{name} (process {holder.pid}{size})")
+    return "; ".join(parts)
+
+
 def device_check(
-    samples: Sequence[Sample], spec: TrainSpec, reading: Telemetry | None
+    samples: Sequence[Sample],
+    spec: TrainSpec,
+    reading: Telemetry | None,
+    pace: Pace | None = None,
 ) -> list[Check]:
-    """Say where it trains and about how long that takes."""
-    gpus = reading.gpus if reading is not None else ()
+    """Say where it trains, who else is there, and about how long it takes."""
+    gpu = training_gpu(spec, reading)
+    if gpu is None and spec.device == "cuda":
+        return [Check("device", "error", "The settings ask for a GPU and there is none.",
+                      "Set the device to auto.")]  # fmt: skip
     rows = len(samples) * (1 - spec.data.validation_fraction) * spec.optim.epochs
     if spec.data.limit:
         rows = min(rows, spec.data.limit * spec.optim.epochs)
-    if gpus and spec.device != "cpu":
-        gpu = gpus[0]
-        free = ""
-        if gpu.memory_total is not None and gpu.memory_used is not None:
-            left = (gpu.memory_total - gpu.memory_used) / GIB
-            free = f" with {left:.1f} GiB of {gpu.memory_total / GIB:.0f} GiB free"
-        return [Check("device", "ok", f"Trains on {gpu.name or 'GPU 0'}{free}.")]
-    if spec.device == "cuda":
-        return [Check("device", "error", "The settings ask for a GPU and there is none.",
-                      "Set the device to auto.")]  # fmt: skip
-    speed = ROWS_PER_S_ALL if spec.model.adapt_layers == "all" else ROWS_PER_S_TOP
-    minutes = max(1, round(rows / speed / 60))
-    text = f"Trains on the CPU. With the default base model that takes about {minutes} min"
-    return [Check("device", "info", f"{text} on two cores.")]
+    if spec.optim.max_steps:
+        rows = min(rows, spec.optim.max_steps * spec.optim.batch_size * spec.optim.accumulation)
+    if pace is not None and pace.on_gpu == (gpu is not None):
+        time = f"about {_span(rows / pace.rows_per_s)}, as fast as run {pace.run}"
+    elif gpu is None:
+        speed = ROWS_PER_S_ALL if spec.model.adapt_layers == "all" else ROWS_PER_S_TOP
+        time = f"with the default base model about {_span(rows / speed)} on two cores"
+    else:
+        time = "how long is known after the first run"
+    if gpu is None:
+        return [Check("device", "info", f"Trains on the CPU: {time}.")]
+    free = ""
+    if gpu.memory_total is not None and gpu.memory_used is not None:
+        left = (gpu.memory_total - gpu.memory_used) / GIB
+        free = f" with {left:.1f} GiB of {gpu.memory_total / GIB:.0f} GiB free"
+    found = [Check("device", "ok", f"Trains on {gpu.name or 'GPU 0'}{free}: {time}.")]
+    who = holders_words(gpu)
+    if who:
+        found.append(Check("holders", "info", f"Memory of this GPU is held by {who}."))
+    return found
+
+
+def _span(seconds: float) -> str:
+    minutes = max(1, round(seconds / 60))
+    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def memory_check(plan: MemoryPlan | None) -> list[Check]:
+    """Say whether the estimate fits into what is free; an estimate never blocks the start."""
+    if plan is None or plan.problem:
+        return []
+    text = f"A step needs about {plan.needed / GIB:.1f} GiB"
+    if plan.free is None or plan.total is None:
+        return [Check("memory", "info", f"{text}; how much is free is not known.")]
+    if plan.needed > plan.total:
+        return [Check("memory", "warning",
+                      f"{text}, and {plan.device} has {plan.total / GIB:.1f}.",
+                      "Choose a preset for a smaller card, or make a dry run.")]  # fmt: skip
+    if not plan.fits:
+        return [Check("memory", "warning",
+                      f"{text}, and {max(0, plan.free) / GIB:.1f} GiB are free.",
+                      "Close what holds the rest, or measure with a dry run.")]  # fmt: skip
+    return [Check("memory", "ok", f"{text}; {plan.free / GIB:.1f} GiB are free.")]
+
+
+def last_pace(runs: Sequence[RunStore], spec: TrainSpec) -> Pace | None:
+    """Return how fast the newest run with as many adapted layers was (reads few small files)."""
+    for run in runs[:20]:
+        try:
+            state, own = run.state(), run.spec()
+        except So8tError:
+            continue
+        seconds = state.ended - state.started
+        if state.step < 5 or state.ended <= 0 or seconds <= 0:
+            continue
+        if (own.model.adapt_layers, own.base_model) != (spec.model.adapt_layers, spec.base_model):
+            continue
+        rows = state.step * own.optim.batch_size * own.optim.accumulation
+        return Pace(run.id, rows / seconds, _was_on_gpu(run))
+    return None
+
+
+def _was_on_gpu(run: RunStore) -> bool:
+    hello = next((event for event in run.events() if isinstance(event, Hello)), None)
+    return hello is not None and hello.device.startswith("cuda")
 
 
 def run_checks(
@@ -158,6 +248,8 @@ def run_checks(
     folder: Path,
     reading: Telemetry | None,
     read_only: bool = False,
+    plan: MemoryPlan | None = None,
+    pace: Pace | None = None,
 ) -> list[Check]:
     """Return all findings in the order in which they are shown.
 
@@ -168,6 +260,8 @@ def run_checks(
         folder: where runs are written.
         reading: the machine now, if it is known.
         read_only: True if another window holds the workspace.
+        plan: what it would need, if that is known.
+        pace: how fast an earlier run was.
     """
     found: list[Check] = []
     if read_only:
@@ -182,5 +276,6 @@ def run_checks(
         found += task_check(samples, spec)
     found += base_check(base)
     found += disk_check(folder)
-    found += device_check(samples, spec, reading)
+    found += device_check(samples, spec, reading, pace)
+    found += memory_check(plan)
     return found

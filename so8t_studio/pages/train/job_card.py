@@ -9,7 +9,7 @@ from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QProgressBar, QPushBu
 
 from so8t_engine.events import Progress
 from so8t_studio.jobs.handle import JobHandle
-from so8t_studio.jobs.state import Phase, phase_sentence
+from so8t_studio.jobs.state import Phase, phase_sentence, phase_word
 from so8t_studio.pages.train.controls import buttons_for, duration
 from so8t_studio.theme import Theme
 
@@ -19,11 +19,12 @@ TOKENS = {
     Phase.CRASHED: "error",
     Phase.CANCELLED: "warning",
     Phase.PAUSED: "warning",
+    Phase.DETACHED: "info",
 }
 SIGNS = {
     Phase.QUEUED: "…", Phase.STARTING: "▸", Phase.RUNNING: "▶", Phase.PAUSED: "❚❚",
     Phase.STOPPING: "◼", Phase.DONE: "✓", Phase.CANCELLED: "◻", Phase.FAILED: "✕",
-    Phase.CRASHED: "!",
+    Phase.CRASHED: "!", Phase.DETACHED: "↗",
 }  # fmt: skip
 
 
@@ -135,7 +136,7 @@ class JobCard(QFrame):
             self._show_ready()
             return
         self.pill.show()
-        self.pill.setText(f"{SIGNS[state.phase]}  {state.phase.value}")
+        self.pill.setText(f"{SIGNS[state.phase]}  {phase_word(state.phase)}")
         self._style_pill(TOKENS.get(state.phase, "accent"))
         words, next_step = state.sentence, state.next_step
         if state.phase in (Phase.FAILED, Phase.CRASHED):  # the failure card says it in full
@@ -180,6 +181,8 @@ class JobCard(QFrame):
         if handle.started_mono and not state.is_final:
             spent = duration(time.monotonic() - handle.started_mono)
             parts.append(self.tr("{time} so far").format(time=spent))
+        if state.adopted:
+            parts.append(self.tr("started elsewhere"))
         if state.garbage:
             parts.append(self.tr("{count} unreadable lines").format(count=state.garbage))
         if state.run_dir is not None:

@@ -21,6 +21,7 @@ from PySide6.QtWidgets import (
 )
 
 from so8t_engine.events import AnyEvent, Telemetry
+from so8t_studio.pages.train.cases_panel import CasesPanel
 from so8t_studio.pages.train.machine_panel import MachinePanel
 from so8t_studio.pages.train.run_feed import Digest, digest
 from so8t_studio.widgets.live_plot import LivePlot
@@ -33,7 +34,7 @@ LOG_HEIGHT = 440
 
 
 class LivePanel(QWidget):
-    """Shows one run: live through :meth:`take_events`, or recorded through the same door."""
+    """Shows one run: live or recorded, through the same door."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -56,6 +57,11 @@ class LivePanel(QWidget):
         inner.addLayout(self._make_tools())
         self._charts = QGridLayout()
         self._charts.setSpacing(12)
+        self._first_charts = QGridLayout()
+        self._first_charts.setSpacing(12)
+        inner.addLayout(self._first_charts)
+        self.cases = CasesPanel()
+        inner.addWidget(self.cases)
         inner.addLayout(self._charts)
         self.machine = MachinePanel()
         self._make_charts()
@@ -73,6 +79,7 @@ class LivePanel(QWidget):
         self.splitter.setStretchFactor(1, 1)
         self.splitter.setSizes([500, 150])
         self._wide: bool | None = None
+        self._last_epoch = 0.0
         self._log_chosen = False
         self._arrange(True)
 
@@ -137,6 +144,10 @@ class LivePanel(QWidget):
         self.angle = LivePlot(
             self.tr("Mean rotation angle"), step, self.tr("angle"), self.tr("rad")
         )
+        self.health = LivePlot(
+            self.tr("Health of the rotations"), step, self.tr("distance from SO(8)"),
+            log_button=True,
+        )  # fmt: skip
         self.pet = LivePlot(self.tr("Weight of PET"), step, "λ", log_button=True)
         names: list[tuple[LivePlot, str, str, str, int | str, bool]] = [
             (self.loss, "train", "loss", self.tr("total"), 0, False),
@@ -163,6 +174,8 @@ class LivePanel(QWidget):
             (self.speed, "train", "samples_per_s", self.tr("rows per second"), 0, False),
             (self.angle, "rotation", "mean_angle_safe", "R_safe", "refuse", False),
             (self.angle, "rotation", "mean_angle_cmd", "R_cmd", 0, False),
+            (self.health, "rotation", "max_orthogonality_error", "max|RᵀR − I|", 1, False),
+            (self.health, "rotation", "max_determinant_error", "max|det R − 1|", 4, True),
             (self.pet, "train", "pet_weight", "λ", 3, False),
         ]  # fmt: skip
         self._homes: dict[tuple[str, str], LivePlot] = {}
@@ -170,7 +183,7 @@ class LivePanel(QWidget):
             plot.add_series(f"{split}.{name}", text, color, dashed=dashed, points=split != "train")
             self._homes[split, name] = plot
         self.charts = [self.loss, self.quality, self.errors, self.rates, self.flow, self.angle,
-                       self.speed, self.pet]  # fmt: skip
+                       self.health, self.speed, self.pet]  # fmt: skip
         for plot in [*self.charts, self.machine.use, self.machine.memory]:
             plot.setFixedHeight(CHART_HEIGHT)
 
@@ -180,7 +193,8 @@ class LivePanel(QWidget):
         self._wide = wide
         columns = 2 if wide else 1
         for grid, charts in (
-            (self._charts, self.charts),
+            (self._first_charts, self.charts[:2]),
+            (self._charts, self.charts[2:]),
             (self._machine_charts, [self.machine.use, self.machine.memory]),
         ):
             for index, plot in enumerate(charts):
@@ -206,6 +220,8 @@ class LivePanel(QWidget):
         for tile in self.tiles.values():
             tile.set_value("–", self.tr("not measured yet"))
         self.log.clear()
+        self.cases.clear()
+        self._last_epoch = 0.0
         self.run_label.setText(label)
 
     def set_label(self, label: str) -> None:
@@ -218,11 +234,9 @@ class LivePanel(QWidget):
             for plot in self.charts:
                 plot.set_x_limits(0, total)
 
-    def take_events(self, events: Iterable[AnyEvent]) -> Digest:
-        """Add a batch; return what it brought."""
-        found = digest(events)
-        self.take_digest(found)
-        return found
+    def digest(self, events: Iterable[AnyEvent]) -> Digest:
+        """Sort a batch that follows on what is shown; :meth:`take_digest` then adds it."""
+        return digest(events, self._last_epoch)
 
     def take_digest(self, found: Digest) -> None:
         """Add events that were sorted before (elsewhere than on the window's thread)."""
@@ -235,14 +249,9 @@ class LivePanel(QWidget):
             if plot is not None:
                 for at, low, high in zip(steps, lows, highs, strict=True):
                     plot.append_band(".".join(key), at, low, high)
-        words = {
-            "best": self.tr("best"),
-            "last": self.tr("end"),
-            "emergency": self.tr("stopped"),
-        }
-        for mark in found.marks:
-            if mark.reason in words:
-                self.loss.add_mark(mark.step, words[mark.reason])
+        self._last_epoch = found.last_epoch
+        self._add_marks(found)
+        self.cases.add(found.cases)
         self.log.extend(
             LogLine(entry.t, entry.level if entry.level in ("debug", "info", "warning", "error")
                     else "info", entry.message)
@@ -250,6 +259,22 @@ class LivePanel(QWidget):
         )  # fmt: skip
         if found.validation:
             self._show_validation(found.validation)
+
+    def _add_marks(self, found: Digest) -> None:
+        words = {
+            "best": self.tr("best"),
+            "last": self.tr("end"),
+            "emergency": self.tr("stopped"),
+            "periodic": "▾",
+        }
+        for step, number in found.epochs.items():
+            text = self.tr("pass {number}").format(number=number)
+            for plot in self.charts:
+                plot.add_mark(step, text, quiet=True)
+        for mark in found.marks:
+            for plot in (self.loss, self.quality):
+                text = words.get(mark.reason, mark.reason)
+                plot.add_mark(mark.step, text)
 
     def _show_validation(self, values: dict[str, float | None]) -> None:
         for name, tile in self.tiles.items():

@@ -27,9 +27,12 @@ class MachinePanel(QWidget):
         super().__init__(parent)
         self.setObjectName("machinePanel")
         self._first: float | None = None
+        self._last: Telemetry | None = None
         self._columns = 4
         self._gpu = 0
-        self._count = -1
+        self._names: list[str] = []
+        self._cards: list[str | None] = []
+        self._shown_gpus = False
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(8)
@@ -57,8 +60,10 @@ class MachinePanel(QWidget):
         self.vram = StatTile(self.tr("GPU memory"), bar=True)
         self.heat = StatTile(self.tr("Temperature"), bar=True)
         self.power = StatTile(self.tr("Power"), bar=True)
-        self.clock = StatTile(self.tr("Clock"))
+        self.clock = StatTile(self.tr("Clocks"))
         self.fan = StatTile(self.tr("Fan"), bar=True)
+        self.disk = StatTile(self.tr("Disk"))
+        self.process = StatTile(self.tr("Process"))
         self._gpu_tiles = [self.gpu, self.vram, self.heat, self.power, self.clock, self.fan]
         self._arrange()
         self.use = LivePlot(
@@ -71,17 +76,20 @@ class MachinePanel(QWidget):
         self._show_gpu_tiles(False)
 
     def _arrange(self) -> None:
-        for index, tile in enumerate([self.cpu, self.ram, *self._gpu_tiles]):
+        own = [self.cpu, self.ram, self.disk, self.process]
+        for index, tile in enumerate([*own, *self._gpu_tiles]):
             self._grid.addWidget(tile, index // self._columns, index % self._columns)
         for index in range(self._columns):
             self._grid.setColumnStretch(index, 1)
 
     def _show_gpu_tiles(self, on: bool) -> None:
+        self._shown_gpus = on
         for tile in self._gpu_tiles:
             tile.setVisible(on)
 
     def show_reading(self, reading: Telemetry) -> None:
         """Show one reading and add it to the charts."""
+        self._last = reading
         if self._first is None:
             self._first = reading.mono
         minutes = (reading.mono - self._first) / 60
@@ -95,6 +103,14 @@ class MachinePanel(QWidget):
             size = f"{reading.job_rss / GIB:.1f}"
             detail += ", " + self.tr("this job {size} GiB").format(size=size)
         self.ram.set_value(f"{used:.1f} GiB", detail, used / max(total, 1e-9))
+        free = None if reading.disk_free is None else reading.disk_free / GIB
+        self.disk.set_value(number(free, "GiB", 1), self.tr("free for runs"))
+        if reading.job_pid is None:
+            self.process.set_value("–", self.tr("no run is watched"))
+        elif reading.job_rss is None:
+            self.process.set_value(str(reading.job_pid), self.tr("it is gone"))
+        else:
+            self.process.set_value(str(reading.job_pid), self.tr("process id of the run"))
         self.use.append("cpu", minutes, reading.cpu)
         self.memory.append("ram", minutes, used)
         if reading.job_rss is not None:
@@ -102,16 +118,18 @@ class MachinePanel(QWidget):
         self._show_gpus(reading, minutes)
 
     def _show_gpus(self, reading: Telemetry, minutes: float) -> None:
-        if len(reading.gpus) != self._count:
-            self._count = len(reading.gpus)
-            self._show_gpu_tiles(bool(reading.gpus))
+        names = [f"GPU {gpu.index}  {gpu.name or MISSING}" for gpu in reading.gpus]
+        if names and names != self._names:  # a card may come back as another one
+            self._names = names
+            self._cards = [gpu.name for gpu in reading.gpus]
+            self._show_gpu_tiles(True)
+            self._gpu = min(self._gpu, len(names) - 1)
             self.choice.blockSignals(True)
             self.choice.clear()
-            for gpu in reading.gpus:
-                self.choice.addItem(f"GPU {gpu.index}  {gpu.name or MISSING}", gpu.index)
+            self.choice.addItems(names)
+            self.choice.setCurrentIndex(self._gpu)
             self.choice.blockSignals(False)
-            self.choice.setVisible(self._count > 1)
-            self._gpu = min(self._gpu, max(0, self._count - 1))
+            self.choice.setVisible(len(names) > 1)
         note = reading.gpu_note
         if not reading.gpus and not note:
             note = self.tr("No GPU answers.")
@@ -125,6 +143,8 @@ class MachinePanel(QWidget):
             self.memory.append(key, minutes, used)
         if self._gpu < len(reading.gpus):
             self._show_gpu(reading.gpus[self._gpu])
+        elif self._shown_gpus:  # there was one, and the driver no longer tells of it
+            self._show_gpu(GpuReading(index=self._gpu, name=self._cards[self._gpu]))
 
     def _show_gpu(self, gpu: GpuReading) -> None:
         name = gpu.name or MISSING
@@ -153,11 +173,22 @@ class MachinePanel(QWidget):
         self.power.set_value(number(gpu.power, "W"), detail, share)
         held = gpu.throttle or MISSING
         self.clock.set_value(
-            number(gpu.clock_sm, "MHz"), self.tr("held back by: {what}").format(what=held)
+            number(gpu.clock_sm, "MHz"),
+            self.tr("memory {clock}, held back by: {what}").format(
+                clock=number(gpu.clock_memory, "MHz"), what=held
+            ),
         )
         self.fan.set_value(number(gpu.fan, "%"), "", None if gpu.fan is None else gpu.fan / 100)
+
+    def show_silence(self, sentence: str) -> None:
+        """Say that the monitor gives no figures; the last ones stay, so the note must be clear."""
+        self.note.setText(
+            self.tr("The monitor gives no figures at present. {why}").format(why=sentence)
+        )
 
     @Slot(int)
     def _on_choice_changed(self, index: int) -> None:
         self._gpu = max(0, index)
+        if self._last is not None and self._gpu < len(self._last.gpus):
+            self._show_gpu(self._last.gpus[self._gpu])
         self.gpu_selected.emit(self._gpu)

@@ -3,46 +3,39 @@
 from __future__ import annotations
 
 import logging
-import shlex
 from pathlib import Path
 from typing import Any, ClassVar
 
-from PySide6.QtCore import QTimer, Slot
-from PySide6.QtWidgets import QApplication, QTabWidget, QWidget
+from PySide6.QtCore import Slot
+from PySide6.QtWidgets import QTabWidget, QWidget
 
 from so8t_engine.errors import So8tError
-from so8t_engine.events import AnyEvent, Telemetry
-from so8t_engine.specs import encode_spec, load_spec
-from so8t_engine.workspace.atomic import write_bytes
+from so8t_engine.events import Telemetry
 from so8t_engine.workspace.personas import Persona
 from so8t_engine.workspace.runs import RunStore
-from so8t_engine.workspace.trash import move_to_trash
 from so8t_studio.context import AppContext, RunChange
-from so8t_studio.jobs.background import Failure, Loader
+from so8t_studio.jobs.background import Failure
 from so8t_studio.jobs.handle import JobHandle
+from so8t_studio.jobs.reattach import Living, attach
 from so8t_studio.jobs.request import JobRequest
-from so8t_studio.jobs.state import JobState, Phase
+from so8t_studio.jobs.state import Phase
 from so8t_studio.pages.base import Page
-from so8t_studio.pages.train.checks import Check, run_checks
-from so8t_studio.pages.train.dialogs import (
-    ask_open,
-    ask_save,
-    confirm_kill,
-    show_command,
-    write_spec,
-)
+from so8t_studio.pages.train.dialogs import confirm_kill
+from so8t_studio.pages.train.failure_card import FailureCard
+from so8t_studio.pages.train.follower import Follower
 from so8t_studio.pages.train.job_card import JobCard
 from so8t_studio.pages.train.live_panel import LivePanel
 from so8t_studio.pages.train.queue_panel import QueuePanel
-from so8t_studio.pages.train.run_feed import Digest, digest
+from so8t_studio.pages.train.run_actions import RunActions
 from so8t_studio.pages.train.runs_model import RunRow
 from so8t_studio.pages.train.runs_panel import RunsPanel
+from so8t_studio.pages.train.setup_actions import SetupActions, with_changes
 from so8t_studio.pages.train.setup_panel import SetupPanel
 from so8t_studio.widgets.banner import Banner
 from so8t_studio.widgets.empty_state import EmptyState
 
 log = logging.getLogger(__name__)
-CHECK_DELAY_MS = 300
+READINGS_PER_CHECK = 15
 SETUP, LIVE, RUNS = range(3)
 
 
@@ -53,21 +46,18 @@ class TrainPage(Page):
 
     def __init__(self, context: AppContext, parent: QWidget | None = None) -> None:
         super().__init__(context, parent)
-        self._loader = Loader(self)
-        self._shown_run = ""
+        self._failed_run = ""
+        self._readings = 0
         self._visible = False
         self._stale = True
-        self._following = False
-        self._check_timer = QTimer(self)
-        self._check_timer.setSingleShot(True)
-        self._check_timer.setInterval(CHECK_DELAY_MS)
-        self._check_timer.timeout.connect(self._on_check_due)
         self._build()
         context.persona_changed.connect(self._on_persona_changed)
         context.persona_edited.connect(self._on_inputs_changed)
         context.dataset.samples_changed.connect(self._on_inputs_changed)
         context.telemetry.updated.connect(self._on_telemetry_updated)
         context.jobs.job_added.connect(self._on_job_added)
+        context.telemetry.failed.connect(self._on_telemetry_failed)
+        context.jobs.job_changed.connect(self._on_job_changed)
         context.jobs.job_ended.connect(self._on_job_ended)
         for reading in list(context.telemetry.history)[-600:]:
             self.live.show_reading(reading)
@@ -78,12 +68,13 @@ class TrainPage(Page):
         return self.tr("Train")
 
     def _build(self) -> None:
-        self.failure = Banner()
-        self.failure.setObjectName("failureCard")
-        self.failure.action_triggered.connect(self._on_failure_action_triggered)
+        self.failure = FailureCard()
+        self.failure.resume_requested.connect(self._on_resume_failed_requested)
+        self.failure.offer_chosen.connect(self._on_offer_chosen)
         self.orphans = Banner(dismissible=True)
         self.orphans.setObjectName("orphanCard")
         self.orphans.action_triggered.connect(self._on_orphan_action_triggered)
+        self.orphans.dismissed.connect(self._on_orphan_dismissed)
         self.card = JobCard()
         self.card.start_requested.connect(self._on_start_requested)
         self.card.kill_requested.connect(self._on_kill_requested)
@@ -93,18 +84,24 @@ class TrainPage(Page):
         self.tabs.tabBar().setDrawBase(False)
         self.setup = SetupPanel()
         self.setup.settings_changed.connect(self._on_settings_changed)
-        self.setup.command_requested.connect(self._on_command_requested)
-        self.setup.load_requested.connect(self._on_load_requested)
-        self.setup.save_requested.connect(self._on_save_requested)
         self.setup.queue_requested.connect(self._on_queue_requested)
         self.queue = QueuePanel(self.context.jobs)
         self.live = LivePanel()
+        self.follower = Follower(self.live, self)
+        self.follower.moved.connect(self._on_run_moved)
+        self.follower.run_known.connect(self._on_run_known)
+        self.follower.failed.connect(self._on_history_failed)
+        self.preparing = SetupActions(self.context, self.setup, self._command_arguments, self)
+        self.preparing.checked.connect(self._on_checked)
+        self.preparing.failed.connect(self._on_action_failed)
+        self.preparing.dry_run_failed.connect(self._on_dry_run_failed)
         self.runs = RunsPanel()
         self.runs.show_requested.connect(self._on_show_requested)
-        self.runs.resume_requested.connect(self._on_resume_requested)
         self.runs.copy_requested.connect(self._on_copy_requested)
-        self.runs.delete_requested.connect(self._on_delete_requested)
         self.runs.rows_changed.connect(self._on_rows_changed)
+        self.actions_of_runs = RunActions(self.context, self.runs, self._launch, self)
+        self.actions_of_runs.failed.connect(self._on_action_failed)
+        self.actions_of_runs.deleted.connect(self._on_run_deleted)
         self.tabs.addTab(self.setup, self.tr("Set up"))
         self.tabs.addTab(self.live, self.tr("Live"))
         self.tabs.addTab(self.runs, self.tr("Runs"))
@@ -131,6 +128,7 @@ class TrainPage(Page):
     def on_hidden(self) -> None:
         """Remember the form."""
         self._visible = False
+        self.runs.details.flush()
         self._save_form()
 
     def open_payload(self, payload: object) -> None:
@@ -143,16 +141,17 @@ class TrainPage(Page):
 
     def _refresh(self) -> None:
         self._stale = False
-        self._check_timer.start()
+        self.preparing.check_soon()
         persona = self.context.persona
         if persona is not None:
-            self.runs.refresh(persona.runs, read_only=self.context.workspace.read_only)
+            self.runs.refresh(
+                persona.runs, persona=persona.name, read_only=self.context.workspace.read_only
+            )
 
     def _open_persona(self, persona: Persona | None) -> None:
         self.failure.clear()
         self.orphans.clear()
-        self._shown_run = ""
-        self.live.clear(self.tr("No run is shown. Start one, or choose one under “Runs”."))
+        self.follower.clear(self.tr("No run is shown. Start one, or choose one under “Runs”."))
         self.card.setVisible(persona is not None)
         self.tabs.setVisible(persona is not None)
         self.empty.setVisible(persona is None)
@@ -179,16 +178,9 @@ class TrainPage(Page):
             count = len(self.context.dataset.samples)
             self.header.set_subtitle(
                 self.tr("{name}  ·  {count} rows  ·  base model {base}").format(
-                    name=persona.name, count=count, base=self._base()
+                    name=persona.name, count=count, base=self.preparing.base()
                 )
             )
-
-    def _base(self) -> str:
-        persona = self.context.persona
-        try:
-            return persona.info.base_model if persona is not None else "default"
-        except So8tError:
-            return "default"
 
     def _save_form(self) -> None:
         persona = self.context.persona
@@ -203,73 +195,34 @@ class TrainPage(Page):
     def _on_inputs_changed(self) -> None:
         self._show_subtitle()
         if self._visible:
-            self._check_timer.start()
+            self.preparing.check_soon()
         else:
             self._stale = True
 
     @Slot()
     def _on_settings_changed(self) -> None:
-        self._check_timer.start()
+        self.preparing.check_soon()
         self._update_start()
 
     @Slot()
-    def _on_check_due(self) -> None:
-        persona = self.context.persona
-        if persona is None:
-            return
-        try:
-            spec = self.setup.form.spec()
-        except ValueError:
-            self._update_start()
-            return
-        samples = list(self.context.dataset.samples)
-        base = spec.base_model if spec.base_model != "default" else self._base()
-        folder, reading = persona.runs_dir, self.context.telemetry.latest
-        read_only = self.context.workspace.read_only
-
-        def work() -> list[Check]:
-            return run_checks(
-                samples, spec, base=base, folder=folder, reading=reading, read_only=read_only
-            )
-
-        self._loader.load("checks", work, self._on_checks_ready)
-
-    def _on_checks_ready(self, checks: object) -> None:
-        if isinstance(checks, Failure):
-            checks = [Check("internal", "warning", checks.text)]
-        assert isinstance(checks, list)
-        self.setup.show_checks(checks)
+    def _on_checked(self) -> None:
         self._update_start()
 
     def _update_start(self) -> None:
+        why_not = self.preparing.reason_against_start()
+        self.card.set_can_start(not why_not, why_not)
         handle = self.card.handle
         self.setup.queue.setVisible(handle is not None and not handle.state.is_final)
-        self.setup.queue.setEnabled(self._check_start())
-
-    def _check_start(self) -> bool:
-        errors = self.setup.form.errors()
-        if errors:
-            path, sentence = next(iter(errors.items()))
-            self.card.set_can_start(False, f"{path}: {sentence}")
-            return False
-        for check in self.setup.checks():
-            if check.level == "error":
-                self.card.set_can_start(False, f"{check.sentence} {check.next_step}".strip())
-                return False
-        self.card.set_can_start(True)
-        return True
+        self.setup.queue.setEnabled(not why_not)
+        self.setup.memory.button.setEnabled(not self.context.workspace.read_only)
 
     # -- starting -------------------------------------------------------------------------------
     @Slot()
     def _on_start_requested(self) -> None:
         try:
-            persona = self.context.persona
-            assert persona is not None
-            arguments = ["--spec", str(write_spec(persona, self.setup.form.spec()))]
-            if self.context.dataset.modified:
-                self.context.dataset.save()
+            arguments = self.preparing.write()
         except (ValueError, OSError, So8tError) as error:
-            self._show_failure(str(error), "", "")
+            self.failure.show_failure(str(error))
             return
         self._save_form()
         self.failure.clear()
@@ -307,45 +260,34 @@ class TrainPage(Page):
         return ["train", "--workspace", root, "--persona", slug, *arguments]
 
     def _follow(self, handle: JobHandle) -> None:
-        """Show a job live; what it reported before this page existed is read from its folder."""
-        self._following = True
-        self.live.clear(handle.request.title)
         self.card.set_handle(handle)
-        handle.events.connect(self._on_events)
-        handle.state_changed.connect(self._on_state_changed)
+        self.follower.follow(handle)
+        self.context.telemetry.watch(handle.state.pid)
         self._update_start()
-        if handle.state.run_dir is not None:
-            self._load_history(RunStore(handle.state.run_dir))
 
     # -- following ------------------------------------------------------------------------------
-    @Slot(object)
-    def _on_events(self, batch: tuple[AnyEvent, ...]) -> None:
-        if self.sender() is not self.card.handle or not self._following:
-            return
-        found = self.live.take_events(batch)
-        self._after_digest(found)
-        if found.validation or found.marks:
-            self.context.runs_changed.emit(RunChange(self._run_id(), "moved"))
-
-    def _after_digest(self, found: Digest) -> None:
-        if found.progress is not None and found.progress.phase == "training":
-            self.live.set_total_steps(int(found.progress.total))
-
     def _run_id(self) -> str:
         handle = self.card.handle
         folder = handle.state.run_dir if handle is not None else None
         return folder.name if folder is not None else ""
 
+    @Slot()
+    def _on_run_moved(self) -> None:
+        self.context.runs_changed.emit(RunChange(self._run_id(), "moved"))
+
+    @Slot(str)
+    def _on_run_known(self, run_id: str) -> None:
+        self.context.runs_changed.emit(RunChange(run_id, "added"))
+        self._refresh()
+
     @Slot(object)
-    def _on_state_changed(self, state: JobState) -> None:
-        if self.sender() is not self.card.handle:
-            return
-        if state.run_dir is not None and state.run_dir.name != self._shown_run and self._following:
-            self._shown_run = state.run_dir.name
-            self.live.set_label(self.tr("Run {run}, live").format(run=self._shown_run))
-            self.context.runs_changed.emit(RunChange(self._shown_run, "added"))
-            self._refresh()
-        self.context.telemetry.watch(state.pid)
+    def _on_history_failed(self, failure: Failure) -> None:
+        self.failure.show_failure(failure.text, details=failure.details)
+
+    @Slot(object)
+    def _on_job_changed(self, handle: JobHandle) -> None:
+        if handle is self.card.handle:
+            self.context.telemetry.watch(handle.state.pid)
 
     @Slot(object)
     def _on_job_added(self, handle: JobHandle) -> None:
@@ -361,7 +303,9 @@ class TrainPage(Page):
         if handle.request.kind != "train":
             return
         state = handle.state
-        self._notify(handle)
+        kind = {Phase.DONE: "success", Phase.CANCELLED: "info"}.get(state.phase)
+        if kind is not None and not self._visible:
+            self.context.post(kind, f"{handle.request.title}: {state.sentence}")
         self.context.runs_changed.emit(
             RunChange(state.run_dir.name if state.run_dir is not None else "", "finished")
         )
@@ -370,64 +314,69 @@ class TrainPage(Page):
         self.context.telemetry.watch(0)
         following = self.context.jobs.find("train", handle.request.persona)
         if state.phase in (Phase.FAILED, Phase.CRASHED):
-            self._show_failure(state.sentence, state.next_step, state.details)
+            self._show_end(handle)
         if following is not None:
             self._follow(following)
         self._update_start()
         self._refresh()
 
-    def _notify(self, handle: JobHandle) -> None:
-        values = self.context.settings.values
-        if values.sound:
-            QApplication.beep()
-        window = self.window()
-        if values.notify and not window.isActiveWindow():
-            QApplication.alert(window)
-        kind = {Phase.DONE: "success", Phase.CANCELLED: "info"}.get(handle.state.phase)
-        if kind is not None and not self._visible:
-            self.context.post(kind, f"{handle.request.title}: {handle.state.sentence}")
-
-    def _show_failure(self, sentence: str, next_step: str, details: str) -> None:
-        text = " ".join(filter(None, (sentence, next_step)))
-        self.failure.show_message("error", text, details=details)
+    def _show_end(self, handle: JobHandle) -> None:
+        """Show the failure of a run with the end of its log and what would fit."""
+        state = handle.state
+        lines = [f"{line.level:<8}{line.message}" for line in self.live.log.lines()[-30:]]
+        if state.stderr_tail:
+            lines += ["", *state.stderr_tail.splitlines()]
+        folder = state.run_dir
+        self._failed_run = folder.name if folder is not None else ""
+        resumable = folder is not None and any(folder.glob("checkpoints/*/manifest.json"))
+        self.failure.show_failure(
+            state.sentence,
+            state.next_step,
+            details="\n".join([state.details, "", *lines]),
+            excerpt="\n".join(lines),
+            offers=self.follower.offers,
+            resumable=resumable and not self.context.workspace.read_only,
+        )
 
     @Slot()
-    def _on_failure_action_triggered(self) -> None:
-        self.tabs.setCurrentIndex(RUNS)
+    def _on_resume_failed_requested(self) -> None:
+        persona = self.context.persona
+        if persona is not None and self._failed_run:
+            store = RunStore(persona.runs_dir / self._failed_run)
+            self.failure.clear()
+            self._launch(["--resume", store.id], self.tr("Resume {name}"), store.root)
+
+    @Slot(object)
+    def _on_offer_chosen(self, changes: dict[str, Any]) -> None:
+        """Put settings that would fit into the form; Start is then one press away."""
+        base = self.setup.form.spec() if not self.setup.form.errors() else None
+        persona = self.context.persona
+        if persona is not None and self._failed_run:
+            base = RunStore(persona.runs_dir / self._failed_run).spec()
+        if base is None:
+            return
+        self.setup.load_spec(with_changes(base, changes))
+        self.failure.clear()
+        self.tabs.setCurrentIndex(SETUP)
+        self.context.post("info", self.tr("The settings were changed. Press Start to try them."))
+
+    @Slot(object, object)
+    def _on_dry_run_failed(self, handle: JobHandle, offers: list[dict[str, Any]]) -> None:
+        self._failed_run = ""
+        state = handle.state
+        self.failure.show_failure(
+            f"{handle.request.title}: {state.sentence}", state.next_step,
+            details=state.details, excerpt=state.stderr_tail, offers=offers,
+        )  # fmt: skip
 
     # -- recorded runs --------------------------------------------------------------------------
     def _show_store(self, store: RunStore) -> None:
-        handle = self.card.handle
-        active = handle is not None and not handle.state.is_final
-        self._following = active and store.id == self._run_id()
-        self._shown_run = store.id
-        word = self.tr("Run {run}, live") if self._following else self.tr("Run {run}, recorded")
-        self.live.clear(word.format(run=store.id))
-        self._load_history(store)
+        self.follower.show_store(store, self.card.handle)
         self.tabs.setCurrentIndex(LIVE)
-
-    def _load_history(self, store: RunStore) -> None:
-        self._loader.load("history", lambda: digest(store.events()), self._on_history_ready)
-
-    def _on_history_ready(self, found: object) -> None:
-        if isinstance(found, Failure):
-            self._show_failure(found.text, "", found.details)
-            return
-        assert isinstance(found, Digest)
-        self.live.take_digest(found)
-        self._after_digest(found)
 
     @Slot(object)
     def _on_show_requested(self, row: RunRow) -> None:
         self._show_store(row.store)
-
-    @Slot(object)
-    def _on_resume_requested(self, row: RunRow) -> None:
-        handle = self.card.handle
-        if handle is not None and not handle.state.is_final:
-            self.context.post("warning", self.tr("Another run of this persona is still going on."))
-            return
-        self._launch(["--resume", row.store.id], self.tr("Resume {name}"), row.store.root)
 
     @Slot(object)
     def _on_copy_requested(self, row: RunRow) -> None:
@@ -435,21 +384,22 @@ class TrainPage(Page):
             self.setup.load_spec(row.spec)
             self.tabs.setCurrentIndex(SETUP)
 
-    @Slot(object)
-    def _on_delete_requested(self, row: RunRow) -> None:
-        try:
-            move_to_trash(self.context.workspace.root, row.store.root)
-        except So8tError as error:
-            self._show_failure(str(error), "", "")
-            return
-        self.context.runs_changed.emit(RunChange(row.store.id, "removed"))
+    @Slot(str)
+    def _on_action_failed(self, sentence: str) -> None:
+        self.failure.show_failure(sentence)
+
+    @Slot()
+    def _on_run_deleted(self) -> None:
         self._refresh()
 
     @Slot(object)
     def _on_rows_changed(self, rows: list[RunRow]) -> None:
+        self._follow_living(rows)
         handle = self.card.handle
         own = self._run_id() if handle is not None else ""
-        lost = [row for row in rows if row.state.state == "crashed" and row.store.id != own]
+        # Only the newest run: whoever began another one since then has moved on.
+        newest = [row for row in rows[:1] if row.store.id not in (own, *self._dismissed())]
+        lost = [row for row in newest if row.state.state == "crashed"]
         if not lost or self.failure.isVisible() or (handle and not handle.state.is_final):
             self.orphans.clear()
             return
@@ -463,46 +413,36 @@ class TrainPage(Page):
             action="" if self.context.workspace.read_only else action,
         )  # fmt: skip
 
+    def _follow_living(self, rows: list[RunRow]) -> None:
+        """Follow a run that goes on outside of this window: left behind, or begun in a terminal."""
+        persona = self.context.persona
+        if persona is None or self.context.workspace.read_only:
+            return
+        for row in rows:
+            if row.active:
+                living = Living(persona.slug, persona.name, row.store, row.state)
+                attach(self.context.jobs, living, self.tr("Train {name}").format(name=persona.name))
+
+    def _dismissed(self) -> list[str]:
+        found = self.context.settings.form("train:orphans").get("dismissed")
+        return [str(name) for name in found] if isinstance(found, list) else []
+
+    @Slot()
+    def _on_orphan_dismissed(self) -> None:
+        """Do not speak of this run again, not at the next start either."""
+        kept = [*self._dismissed(), self._orphan.store.id][-20:]
+        self.context.settings.save_form("train:orphans", {"dismissed": kept})
+
     @Slot()
     def _on_orphan_action_triggered(self) -> None:
-        self._on_resume_requested(self._orphan)
+        self.orphans.clear()
+        self.actions_of_runs.resume(self._orphan)
 
     # -- buttons of the set-up ------------------------------------------------------------------
     @Slot()
     def _on_kill_requested(self) -> None:
         if confirm_kill(self) and self.card.handle is not None:
             self.card.handle.kill()
-
-    @Slot()
-    def _on_command_requested(self) -> None:
-        persona = self.context.persona
-        assert persona is not None
-        try:
-            path = write_spec(persona, self.setup.form.spec())
-        except (ValueError, OSError) as error:
-            self._show_failure(str(error), "", "")
-            return
-        show_command(self, shlex.join(["so8t", *self._command_arguments(["--spec", str(path)])]))
-
-    @Slot()
-    def _on_load_requested(self) -> None:
-        path = ask_open(self)
-        if path is None:
-            return
-        try:
-            self.setup.load_spec(load_spec(path))
-        except So8tError as error:
-            self._show_failure(str(error), "", "")
-
-    @Slot()
-    def _on_save_requested(self) -> None:
-        path = ask_save(self)
-        if path is None:
-            return
-        try:
-            write_bytes(path, encode_spec(self.setup.form.spec()))
-        except (ValueError, OSError) as error:
-            self._show_failure(str(error), "", "")
 
     # -- others ---------------------------------------------------------------------------------
     @Slot()
@@ -516,3 +456,12 @@ class TrainPage(Page):
     @Slot(object)
     def _on_telemetry_updated(self, reading: Telemetry) -> None:
         self.live.show_reading(reading)
+        self._readings += 1
+        # What is free changes without the user.
+        due = self._readings % READINGS_PER_CHECK == 0 and self.tabs.currentIndex() == SETUP
+        if self._visible and due:
+            self.preparing.check_soon()
+
+    @Slot(str)
+    def _on_telemetry_failed(self, sentence: str) -> None:
+        self.live.machine.show_silence(sentence)

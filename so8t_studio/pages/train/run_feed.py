@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from so8t_engine.events import (
     AnyEvent,
@@ -14,6 +15,7 @@ from so8t_engine.events import (
     Log,
     Metric,
     Progress,
+    Result,
     Rotation,
     number_from_wire,
 )
@@ -32,7 +34,10 @@ class Digest:
         marks: checkpoints.
         progress: the last one, None if there was none.
         validation: values of the last evaluation on the validation split.
-        epochs: steps at which a new epoch began.
+        epochs: first step of a pass to its number, from the second on.
+        cases: verdicts of the watched cases, one entry an evaluation.
+        offers: what would fit, after memory ran out.
+        last: time and number of the last event.
     """
 
     columns: dict[tuple[str, str], Column] = field(default_factory=dict)
@@ -44,6 +49,11 @@ class Digest:
     progress: Progress | None = None
     validation: dict[str, float | None] = field(default_factory=dict)
     last_step: int = 0
+    last_epoch: float = 0.0
+    epochs: dict[int, int] = field(default_factory=dict)
+    cases: list[dict[str, Any]] = field(default_factory=list)
+    offers: list[dict[str, Any]] = field(default_factory=list)
+    last: tuple[float, int] = (0.0, -1)
 
 
 def _number(value: float | str | None) -> float:
@@ -54,14 +64,26 @@ def _number(value: float | str | None) -> float:
     return math.nan if known is None else known
 
 
-def digest(events: Iterable[AnyEvent]) -> Digest:
-    """Sort events into columns, one pass, no drawing."""
-    out = Digest()
+def newer(events: Iterable[AnyEvent], last: tuple[float, int]) -> list[AnyEvent]:
+    """Return the events that a history ending with ``last`` does not hold yet.
+
+    Numbers begin anew with each process and times may jump, so both must say that one is older.
+    """
+    return [event for event in events if event.t > last[0] or event.seq > last[1]]
+
+
+def digest(events: Iterable[AnyEvent], last_epoch: float = 0.0) -> Digest:
+    """Sort events into columns, one pass, no drawing.
+
+    ``last_epoch`` is where the batch before ended, so that the begin of a pass is noticed.
+    """
+    out = Digest(last_epoch=last_epoch)
     columns: dict[tuple[str, str], Column] = defaultdict(lambda: ([], []))
     bands: dict[tuple[str, str], tuple[list[float], list[float], list[float]]] = defaultdict(
         lambda: ([], [], [])
     )
     for event in events:
+        out.last = (event.t, event.seq)
         if isinstance(event, Metric):
             out.last_step = event.step
             _take_metric(event, columns, bands, out)
@@ -70,11 +92,10 @@ def digest(events: Iterable[AnyEvent]) -> Digest:
                 "mean_angle_safe": event.mean_angle_safe,
                 "mean_angle_cmd": event.mean_angle_cmd,
                 "max_orthogonality_error": event.max_orthogonality_error,
+                "max_determinant_error": event.max_determinant_error,
             }
             for name, value in values.items():
-                steps, numbers = columns["rotation", name]
-                steps.append(event.step)
-                numbers.append(value)
+                _append(columns["rotation", name], event.step, value)
         elif isinstance(event, Log):
             out.logs.append(event)
         elif isinstance(event, Error):
@@ -84,8 +105,29 @@ def digest(events: Iterable[AnyEvent]) -> Digest:
             out.marks.append(event)
         elif isinstance(event, Progress):
             out.progress = event
+        elif isinstance(event, Result):
+            _take_result(event, out)
     out.columns, out.bands = dict(columns), dict(bands)
     return out
+
+
+def _append(column: Column, step: float, value: float) -> None:
+    """Add a point; a resumed run repeats the steps since its checkpoint, which then count anew."""
+    steps, numbers = column
+    while steps and steps[-1] >= step:
+        steps.pop()
+        numbers.pop()
+    steps.append(step)
+    numbers.append(value)
+
+
+def _take_result(event: Result, out: Digest) -> None:
+    if event.name == "cases":
+        step = int(event.data.get("step", 0))
+        out.cases = [entry for entry in out.cases if entry["step"] < step]
+        out.cases.append({"step": step, "cases": event.data.get("cases", [])})
+    elif event.name == "out_of_memory":
+        out.offers = list(event.data.get("suggestions", []))
 
 
 def _take_metric(
@@ -98,22 +140,20 @@ def _take_metric(
     for name, value in event.values.items():
         if name.endswith(("_low", "_high")):
             continue
-        number = _number(value)
-        steps, numbers = columns[split, name]
-        if (
-            steps and event.step <= steps[-1]
-        ):  # a resumed run repeats the steps since its checkpoint
-            while steps and steps[-1] >= event.step:
-                steps.pop()
-                numbers.pop()
-        steps.append(event.step)
-        numbers.append(number)
+        _append(columns[split, name], event.step, _number(value))
         low, high = event.values.get(f"{name}_low"), event.values.get(f"{name}_high")
         if low is not None and high is not None:
             band = bands[split, name]
+            while band[0] and band[0][-1] >= event.step:
+                for edge in band:
+                    edge.pop()
             band[0].append(event.step)
             band[1].append(_number(low))
             band[2].append(_number(high))
+    if split == "train":
+        if out.last_epoch and math.ceil(event.epoch) > math.ceil(out.last_epoch):
+            out.epochs[event.step] = math.ceil(event.epoch)
+        out.last_epoch = event.epoch
     if split == "validation":
         out.validation = {
             name: None if value is None else _number(value) for name, value in event.values.items()

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
+import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from PySide6.QtCore import QAbstractTableModel, QModelIndex, QObject, QPersistentModelIndex, Qt
 
 from so8t_engine.errors import So8tError
 from so8t_engine.specs import TrainSpec
-from so8t_engine.workspace.runs import RunState, RunStore
+from so8t_engine.workspace.runs import RunNotes, RunState, RunStore
+from so8t_studio.jobs.state import Phase, phase_word
 from so8t_studio.pages.train.controls import duration
 from so8t_studio.theme import Theme
 
 Index = QModelIndex | QPersistentModelIndex
+STAR, STATE, RUN, NAME, STEPS, TIME, FIRST_METRIC = range(7)
+NOTES, BASE, DATA = range(FIRST_METRIC + 4, FIRST_METRIC + 7)
+METRICS = ("refuse_recall", "escalate_precision", "allow_precision", "macro_f1")
 SIGNS = {
     "queued": "…",
     "starting": "▸",
@@ -36,6 +43,10 @@ TOKENS = {
 }
 
 
+def _is_number(column: int) -> bool:
+    return STEPS <= column < NOTES
+
+
 @dataclass(frozen=True)
 class RunRow:
     """What the list shows of a run, read at one moment."""
@@ -45,7 +56,11 @@ class RunRow:
     spec: TrainSpec | None
     checkpoints: int
     problem: str = ""
-    extra: dict[str, Any] = field(default_factory=dict)
+    notes: RunNotes = field(default_factory=RunNotes)
+    persona: str = ""
+    data: str = ""
+    rows: int = 0
+    touched: float = 0.0
 
     @property
     def resumable(self) -> bool:
@@ -55,19 +70,44 @@ class RunRow:
         return ended and unfinished and self.checkpoints > 0
 
     @property
+    def continuable(self) -> bool:
+        """True if it ended, in whatever way, and left a checkpoint to go on from."""
+        return not self.active and self.state.state != "queued" and self.checkpoints > 0
+
+    @property
+    def metrics(self) -> dict[str, float | None]:
+        """Those of the best checkpoint, else the last that were measured."""
+        return self.state.best_metrics or self.state.metrics
+
+    @property
     def active(self) -> bool:
         """True while its process lives."""
         return self.state.state in ("starting", "running", "paused", "stopping")
 
     @property
     def seconds(self) -> float:
-        """How long it took, 0 if that is unknown."""
-        if not self.state.started or not self.state.ended:
+        """How long it took, or takes so far; 0 if that is unknown."""
+        if self.state.started and self.active:
+            return max(0.0, time.time() - self.state.started)
+        ended = self.state.ended or self.touched  # a crash leaves no end, but a last event
+        if not self.state.started or ended < self.state.started:
             return 0.0
-        return self.state.ended - self.state.started
+        return ended - self.state.started
 
 
-def read_row(store: RunStore) -> RunRow:
+@functools.lru_cache(maxsize=512)
+def _snapshot(root: Path) -> tuple[str, int]:
+    """Return fingerprint and rows of the data of a run; both are frozen with it."""
+    store = RunStore(root)
+    try:
+        with store.samples_path.open("rb") as stream:
+            rows = sum(1 for line in stream if line.strip())
+    except OSError:
+        return "", 0
+    return store.data_fingerprint(), rows
+
+
+def read_row(store: RunStore, persona: str = "") -> RunRow:
     """Read a run from its folder (not on the window's thread)."""
     problem = ""
     spec: TrainSpec | None = None
@@ -75,7 +115,15 @@ def read_row(store: RunStore) -> RunRow:
         spec = store.spec()
     except So8tError as error:
         problem = str(error)
-    return RunRow(store, store.state(), spec, len(store.checkpoints()), problem)
+    data, rows = _snapshot(store.root)
+    try:
+        touched = store.events_path.stat().st_mtime
+    except OSError:
+        touched = 0.0
+    return RunRow(
+        store, store.state(), spec, len(store.checkpoints()), problem, store.notes(), persona,
+        data, rows, touched,
+    )  # fmt: skip
 
 
 class RunsModel(QAbstractTableModel):
@@ -85,9 +133,9 @@ class RunsModel(QAbstractTableModel):
         super().__init__(parent)
         self._rows: list[RunRow] = []
         self._headers = [
-            self.tr("State"), self.tr("Run"), self.tr("Settings"), self.tr("Steps"),
-            self.tr("Time"), self.tr("Refuse Recall"), self.tr("Escalate Prec."),
-            self.tr("Allow Prec."), self.tr("macro-F1"),
+            "★", self.tr("State"), self.tr("Run"), self.tr("Settings"), self.tr("Steps"),
+            self.tr("Time"), self.tr("Refuse R."), self.tr("Escalate P."), self.tr("Allow P."),
+            self.tr("F1"), self.tr("Tags, note"), self.tr("Base"), self.tr("Data"),
         ]  # fmt: skip
 
     def set_rows(self, rows: list[RunRow]) -> None:
@@ -125,8 +173,20 @@ class RunsModel(QAbstractTableModel):
         """Return the names of the columns."""
         if orientation == Qt.Orientation.Horizontal and role == Qt.ItemDataRole.DisplayRole:
             return self._headers[section]
+        if role == Qt.ItemDataRole.ToolTipRole and orientation == Qt.Orientation.Horizontal:
+            tips = {
+                STAR: self.tr("Worth keeping"),
+                FIRST_METRIC: self.tr("Refuse Recall of the best checkpoint"),
+                FIRST_METRIC + 1: self.tr("Escalate Precision of the best checkpoint"),
+                FIRST_METRIC + 2: self.tr("Allow Precision of the best checkpoint"),
+                FIRST_METRIC + 3: self.tr("Macro-F1 of the best checkpoint"),
+                DATA: self.tr("First digits of the SHA-256 of the frozen data"),
+            }
+            return tips.get(section)
         if role == Qt.ItemDataRole.TextAlignmentRole:
-            side = Qt.AlignmentFlag.AlignRight if section >= 3 else Qt.AlignmentFlag.AlignLeft
+            side = (
+                Qt.AlignmentFlag.AlignRight if _is_number(section) else Qt.AlignmentFlag.AlignLeft
+            )
             return side | Qt.AlignmentFlag.AlignVCenter
         return None
 
@@ -140,53 +200,64 @@ class RunsModel(QAbstractTableModel):
         if role == Qt.ItemDataRole.UserRole:
             return self._key(row, index.column())
         if role == Qt.ItemDataRole.ToolTipRole:
-            return row.problem or row.state.message or None
-        if role == Qt.ItemDataRole.ForegroundRole and index.column() == 0:
+            return self._tip(row, index.column())
+        if role == Qt.ItemDataRole.ForegroundRole and index.column() == STATE:
             token = TOKENS.get(row.state.state)
             return Theme.instance().color(token) if token else None
-        if role == Qt.ItemDataRole.TextAlignmentRole and index.column() >= 3:
+        if role == Qt.ItemDataRole.TextAlignmentRole and _is_number(index.column()):
             return Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
         return None
 
+    def _tip(self, row: RunRow, column: int) -> str | None:
+        if column == NOTES and (row.notes.note or row.notes.tags):
+            return "\n".join(filter(None, (", ".join(row.notes.tags), row.notes.note)))
+        if column == DATA and row.data:
+            return self.tr("{count} rows, {mark}").format(count=row.rows, mark=row.data)
+        if column == BASE and row.spec is not None:
+            return row.spec.base_model
+        return row.problem or row.state.message or None
+
     def _metric(self, row: RunRow, column: int) -> float | None:
-        names = ("refuse_recall", "escalate_precision", "allow_precision", "macro_f1")
-        return row.state.metrics.get(names[column - 5])
+        return row.metrics.get(METRICS[column - FIRST_METRIC])
 
     def _text(self, row: RunRow, column: int) -> str:
-        if column == 0:
-            word = {
-                "queued": self.tr("waiting"),
-                "starting": self.tr("starting"),
-                "running": self.tr("running"),
-                "paused": self.tr("paused"),
-                "stopping": self.tr("stopping"),
-                "done": self.tr("done"),
-                "cancelled": self.tr("stopped"),
-                "failed": self.tr("failed"),
-                "crashed": self.tr("crashed"),
-            }.get(row.state.state, row.state.state)
-            return f"{SIGNS.get(row.state.state, '?')}  {word}"
-        if column == 1:
-            return row.store.id
-        if column == 2:
-            return row.spec.name if row.spec is not None else self.tr("unreadable")
-        if column == 3:
-            total = row.state.total_steps
-            return f"{row.state.step} / {total}" if total else "–"
-        if column == 4:
-            return duration(row.seconds) if row.seconds else "–"
-        value = self._metric(row, column)
-        return "n/a" if value is None else f"{value:.3f}"
+        if column == STATE:
+            return f"{SIGNS.get(row.state.state, '?')}  {self._state_word(row.state.state)}"
+        if FIRST_METRIC <= column < NOTES:
+            value = self._metric(row, column)
+            return "n/a" if value is None else f"{value:.3f}"
+        total = row.state.total_steps
+        base = row.spec.base_model if row.spec is not None else ""
+        return {
+            STAR: "★" if row.notes.starred else "",
+            RUN: row.store.id,
+            NAME: row.spec.name if row.spec is not None else self.tr("unreadable"),
+            NOTES: "  ".join(filter(None, (", ".join(row.notes.tags), _first_line(row.notes)))),
+            BASE: base.rstrip("/\\").replace("\\", "/").rpartition("/")[2],
+            DATA: row.data,
+            STEPS: f"{row.state.step} / {total}" if total else "–",
+            TIME: duration(row.seconds) if row.seconds else "–",
+        }[column]
+
+    @staticmethod
+    def _state_word(state: str) -> str:
+        return phase_word(Phase(state)) if state in Phase.__members__.values() else state
 
     def _key(self, row: RunRow, column: int) -> Any:
-        if column == 3:
+        if column == STAR:
+            return not row.notes.starred
+        if column == STEPS:
             return row.state.step
-        if column == 4:
+        if column == TIME:
             return row.seconds
-        if column >= 5:
+        if FIRST_METRIC <= column < NOTES:
             value = self._metric(row, column)
             return -1.0 if value is None else value
         return self._text(row, column)
+
+
+def _first_line(notes: RunNotes) -> str:
+    return notes.note.strip().partition("\n")[0]
 
 
 def started_text(state: RunState) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from PySide6.QtCore import QSize, Qt, Signal, Slot
+from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import (
     QButtonGroup,
     QFrame,
@@ -21,9 +22,11 @@ from PySide6.QtWidgets import (
 
 from so8t_engine.specs import PRESETS, TrainSpec, preset
 from so8t_studio.pages.train.checks import Check
+from so8t_studio.pages.train.memory_panel import MemoryPanel
 from so8t_studio.pages.train.spec_form import SpecForm
 from so8t_studio.theme import Theme
 
+ONE_ROW = 1300
 ICONS = {"ok": "success", "info": "info", "warning": "warning", "error": "error"}
 
 
@@ -127,6 +130,7 @@ class SetupPanel(QScrollArea):
         self._preset = ""
         self._checks: list[Check] = []
         self._quiet = False
+        self._preset_columns = 0
         body = QWidget()
         body.setObjectName("scrollBody")
         column = QVBoxLayout(body)
@@ -134,6 +138,8 @@ class SetupPanel(QScrollArea):
         column.setSpacing(16)
         column.addLayout(self._make_presets())
         column.addWidget(self._make_checks())
+        self.memory = MemoryPanel()
+        column.addWidget(self.memory)
         column.addLayout(self._make_advanced_head())
         self.form = SpecForm()
         self.form.changed.connect(self._on_form_changed)
@@ -150,19 +156,34 @@ class SetupPanel(QScrollArea):
             "quick": self.tr("To see whether the data teaches anything. Minutes without a GPU."),
             "balanced": self.tr("For a persona that you want to use. The right choice to start."),
             "thorough": self.tr("Every layer and the replies as well. Best with a GPU."),
+            "card12": self.tr("A 7B-class base model, all layers, on a GPU with 12 GB."),
+            "card6": self.tr("A 7B-class base model, its top layers, on a GPU with 6 GB."),
         }
-        grid = QGridLayout()
+        grid = self._preset_grid = QGridLayout()
         grid.setSpacing(16)
         self._cards: dict[str, PresetCard] = {}
         self._group = QButtonGroup(self)
-        for index, (key, (title, spec)) in enumerate(PRESETS.items()):
+        for key, (title, spec) in PRESETS.items():
             card = PresetCard(key, title, words.get(key, ""), self._facts(spec))
             card.chosen.connect(self._on_preset_chosen)
             self._group.addButton(card.radio)
             self._cards[key] = card
-            grid.addWidget(card, 0, index)
-            grid.setColumnStretch(index, 1)
+        self._arrange_presets(3)
         return grid
+
+    def _arrange_presets(self, columns: int) -> None:
+        if columns == self._preset_columns:
+            return
+        self._preset_columns = columns
+        for index, card in enumerate(self._cards.values()):
+            self._preset_grid.addWidget(card, index // columns, index % columns)
+        for index in range(len(self._cards)):
+            self._preset_grid.setColumnStretch(index, 1 if index < columns else 0)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Put all presets into one row where they fit."""
+        super().resizeEvent(event)
+        self._arrange_presets(len(self._cards) if event.size().width() >= ONE_ROW else 3)
 
     def _facts(self, spec: TrainSpec) -> str:
         layers = spec.model.adapt_layers
@@ -315,5 +336,4 @@ class SetupPanel(QScrollArea):
 def _difference(reference: TrainSpec, spec: TrainSpec) -> dict[str, Any]:
     from so8t_engine.specs import changed_fields
 
-    found = changed_fields(spec, reference)
-    return {path: value for path, value in found.items() if value is not None}
+    return changed_fields(spec, reference)

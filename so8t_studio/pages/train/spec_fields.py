@@ -20,8 +20,37 @@ _TYPES = {
     inspect.VarTupleType: "list",
     inspect.TupleType: "list",
 }
-# Decided elsewhere on the page, or not for people to change.
-HIDDEN = frozenset(("version", "base_model", "policy"))
+# Not for people to change.
+HIDDEN = frozenset(("version",))
+# A part that can be left out as a whole: its help, as a switch.
+SWITCHES = {"model.lora": "Train low-rank adapters at all; off: gates and head only."}
+UNITS = {
+    "data.validation_fraction": "share of the rows",
+    "data.max_tokens": "tokens",
+    "data.limit": "rows",
+    "model.adapt_layers": "layers",
+    "loss.focal_gamma": "exponent",
+    "loss.task_share": "share of the rows",
+    "loss.label_smoothing": "probability",
+    "loss.pet.boundaries": "share of the run",
+    "model.lora.dropout": "probability",
+    "optim.epochs": "passes over the data",
+    "optim.max_steps": "steps",
+    "optim.batch_size": "rows",
+    "optim.accumulation": "forward passes",
+    "optim.lr_lora": "per step",
+    "optim.lr_gates": "radians per step",
+    "optim.lr_head": "per step",
+    "optim.weight_decay": "per step, times the rate",
+    "optim.warmup": "share of the run",
+    "schedule.eval_every": "share of the run",
+    "schedule.save_every": "share of the run",
+    "schedule.keep_checkpoints": "checkpoints",
+    "schedule.record_rotations_every": "share of the run",
+    "schedule.max_false_refusal_rate": "share",
+    "schedule.late_freeze": "share of the run",
+    "schedule.collapse_drop": "share",
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +64,7 @@ class Field:
         range: allowed values in words, may be empty.
         default: as plain JSON data.
         choices: of a ``choice``.
+        unit: in words, may be empty.
     """
 
     path: str
@@ -43,10 +73,13 @@ class Field:
     range: str
     default: Any
     choices: tuple[str, ...] = ()
+    unit: str = ""
 
     @property
     def section(self) -> str:
         """The group in which it is shown."""
+        if self.kind == "switch":
+            return self.path
         return self.path.rpartition(".")[0] or "run"
 
 
@@ -86,15 +119,18 @@ def _walk(kind: inspect.StructType, prefix: str, defaults: Any) -> list[Field]:
         if isinstance(inner, inspect.UnionType):
             structs = [part for part in inner.types if isinstance(part, inspect.StructType)]
             if structs:
+                if path in SWITCHES:
+                    found.append(Field(path, "switch", SWITCHES[path], "", True))
                 found += _walk(structs[0], f"{path}.", value)
                 continue
-            found.append(Field(path, "mixed", text, "", value))
+            found.append(Field(path, "mixed", text, "", value, unit=UNITS.get(path, "")))
         elif isinstance(inner, inspect.StructType):
             found += _walk(inner, f"{path}.", value)
         else:
             name = _TYPES.get(type(inner), "mixed")
             choices = tuple(map(str, inner.values)) if name == "choice" else ()
-            found.append(Field(path, name, text, _range_words(inner), value, choices))
+            unit = UNITS.get(path, "")
+            found.append(Field(path, name, text, _range_words(inner), value, choices, unit))
     return found
 
 
@@ -173,6 +209,11 @@ def build_spec(data: dict[str, Any]) -> TrainSpec:
     except msgspec.ValidationError as error:
         sentence, _, path = str(error).partition(" - at `$.")
         raise ValueError(f"{path.rstrip('`')}: {sentence}" if path else sentence) from error
+
+
+def default_part(path: str) -> Any:
+    """Return a part that can be switched off, as it is by default."""
+    return value_of(msgspec.to_builtins(TrainSpec()), path)
 
 
 def check_value(field: Field, data: dict[str, Any], value: Any) -> str:

@@ -21,10 +21,12 @@ from PySide6.QtWidgets import (
 
 from so8t_engine.specs import TrainSpec
 from so8t_studio.pages.train.spec_fields import (
+    SWITCHES,
     Field,
     as_text,
     build_spec,
     check_value,
+    default_part,
     parse_text,
     spec_fields,
     value_of,
@@ -65,7 +67,7 @@ class _Row:
         self.widgets: list[QWidget] = [self.name, self.editor, self.reset, self.note]
 
     def _make_editor(self, form: SpecForm) -> QWidget:
-        if self.field.kind == "bool":
+        if self.field.kind in ("bool", "switch"):
             box = QCheckBox()
             box.toggled.connect(form.on_editor_changed)
             return box
@@ -82,7 +84,10 @@ class _Row:
     def read(self) -> Any:
         """Return what is typed as plain data; raises ValueError with a sentence."""
         if isinstance(self.editor, QCheckBox):
-            return self.editor.isChecked()
+            on = self.editor.isChecked()
+            if self.field.kind == "switch":
+                return default_part(self.field.path) if on else None
+            return on
         if isinstance(self.editor, QComboBox):
             return self.editor.currentText()
         assert isinstance(self.editor, QLineEdit)
@@ -96,7 +101,10 @@ class _Row:
         elif isinstance(self.editor, QComboBox):
             self.editor.setCurrentText(str(value))
         elif isinstance(self.editor, QLineEdit):
-            self.editor.setText(as_text(self.field, value))
+            text = as_text(self.field, value)
+            several = "\n" in text  # such as a policy that came with a run: kept, not edited here
+            self.editor.setReadOnly(several)
+            self.editor.setText(text.partition("\n")[0] + " …" if several else text)
             self.editor.setCursorPosition(0)
         self.editor.blockSignals(False)
 
@@ -121,8 +129,16 @@ class _Row:
             self.editor.setProperty("invalid", bool(error))
             self.editor.style().unpolish(self.editor)
             self.editor.style().polish(self.editor)
-        span = f"  [{self.field.range}]" if self.field.range else ""
-        self.note.setText(error or f"{self.field.help}{span}")
+        self.note.setText(error or self.field_words())
+
+    def field_words(self) -> str:
+        """Return help, unit, range and default in one line."""
+        field = self.field
+        facts = [field.unit, field.range]
+        if field.kind not in ("switch", "bool", "text"):
+            facts.append(f"default {as_text(field, field.default)}")
+        inside = "; ".join(filter(None, facts))
+        return f"{field.help}  [{inside}]" if inside else field.help
 
 
 class SpecForm(QWidget):
@@ -209,12 +225,29 @@ class SpecForm(QWidget):
         self._errors.clear()
         for path, value in (changes or {}).items():
             row = self._rows.get(path)
-            if row is not None and not check_value(row.field, self._data, value):
+            if row is None or self._is_within(path, off=changes or {}):
+                continue
+            if not check_value(row.field, self._data, value):
                 self._data = with_value(self._data, path, value)
         for path, row in self._rows.items():
             row.write(value_of(self._data, path))
+        self._show_switches()
         self._refresh()
         self.changed.emit()
+
+    def _is_within(self, path: str, *, off: dict[str, Any]) -> bool:
+        """Tell whether ``path`` belongs to a part that ``off`` leaves out."""
+        return any(
+            name in off and off[name] is None and path.startswith(f"{name}.") for name in SWITCHES
+        )
+
+    def _show_switches(self) -> None:
+        """Show whether a part that can be left out is there; its settings wait with it."""
+        for name in SWITCHES:
+            on = value_of(self._data, name) is not None
+            for path, row in self._rows.items():
+                if path.startswith(f"{name}."):
+                    row.editor.setEnabled(on)
 
     def changes(self) -> dict[str, Any]:
         """Return what differs from the reference, by dotted path."""
@@ -223,7 +256,12 @@ class SpecForm(QWidget):
             value = value_of(self._data, path)
             if value != value_of(self._reference, path):
                 found[path] = value
-        return found
+        for name in SWITCHES:  # a part that was switched on again says all of itself
+            if found.get(name) is not None:
+                found.pop(name)
+        return {
+            path: value for path, value in found.items() if not self._is_within(path, off=found)
+        }
 
     def errors(self) -> dict[str, str]:
         """Return the fields whose text cannot be used, with the reason."""
@@ -258,9 +296,20 @@ class SpecForm(QWidget):
             self._errors[path] = error
         else:
             self._errors.pop(path, None)
-            self._data = with_value(self._data, path, msgspec.to_builtins(value))
+            self._take(path, msgspec.to_builtins(value))
         self._show_row(row)
         self.changed.emit()
+
+    def _take(self, path: str, value: Any) -> None:
+        self._data = with_value(self._data, path, value)
+        if path not in SWITCHES:
+            return
+        self._show_switches()
+        for other, row in self._rows.items():
+            if other.startswith(f"{path}."):
+                self._errors.pop(other, None)
+                row.write(value_of(self._data, other))
+                self._show_row(row)
 
     @Slot()
     def on_reset_clicked(self) -> None:
@@ -270,7 +319,7 @@ class SpecForm(QWidget):
         if row is None:
             return
         value = value_of(self._reference, row.field.path)
-        self._data = with_value(self._data, row.field.path, value)
+        self._take(row.field.path, value)
         self._errors.pop(row.field.path, None)
         row.write(value)
         self._show_row(row)

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from so8t_engine.events import Bye, Checkpoint, Metric, decode_event
+from so8t_engine.events import Bye, Checkpoint, Log, Metric, decode_event
+from so8t_engine.jobs.runtime import write_command
 from so8t_engine.specs import LoraSpec, encode_spec
 from so8t_engine.training.checkpoints import verify
 from so8t_engine.workspace.personas import Persona
@@ -111,6 +112,29 @@ def test_every_way_of_stopping_saves_first(
     assert checkpoint.name == f"step-{saved[0].step:08d}" and verify(checkpoint) == ""
     assert saved[0].step == run.state().step >= 3
     assert "Traceback" not in printed
+
+
+def test_a_detached_run_outlives_its_window_and_hears_commands_in_its_folder(
+    tiny_base: Bases, persona: Persona, tmp_path: Path
+) -> None:
+    spec = long_spec(tiny_base("llama"), tmp_path)
+    child = Child([str(persona.root), str(spec), "--events", "--no-network"])
+    child.until_step(2)
+    assert child.process.stdin is not None
+    child.process.stdin.write(b'{"cmd":"detach"}\n')
+    child.process.stdin.flush()
+    child.process.stdin.close()
+    child.until_step(12)
+    (run,) = persona.runs()
+    assert run.is_alive(run.state()) and run.state().state == "running"
+    write_command(run.commands_path, {"cmd": "stop"})
+    code, _, printed = child.finish()
+    assert code == 0, printed
+    assert run.state().state == "cancelled" and run.checkpoints()
+    steps = [event.step for event in run.events() if isinstance(event, Metric)]
+    assert steps == list(range(1, len(steps) + 1)) and len(steps) >= 12
+    alone = [event.message for event in run.events() if isinstance(event, Log)]
+    assert any("goes on in the background" in message for message in alone)
 
 
 def test_killed_run_resumes_to_the_same_end(
