@@ -19,6 +19,8 @@ from so8t_engine.model.prompt import PromptBuilder
 from so8t_engine.samples.schema import Sample
 
 MAX_REPLY_TOKENS = 160
+# Tokens of one pass on the CPU: enough to keep the cores busy, few enough to keep memory small.
+PASS_TOKENS = 1536
 
 
 @dataclass(frozen=True)
@@ -239,11 +241,17 @@ class StepCollator:
 
     Verdict and task gradients are those of two separate backward passes either way: a causal model
     gives a prompt the same states whether or not a reply follows it.
+
+    With a ``budget`` rows are grouped by length into passes of at most so many padded tokens. Every
+    term of the loss is a sum over samples, so this bounds memory and changes nothing else.
     """
 
-    def __init__(self, collator: Collator, passes: Passes = "one") -> None:
+    def __init__(
+        self, collator: Collator, passes: Passes = "one", *, budget: int | None = None
+    ) -> None:
         self.collator = collator
         self.passes = passes
+        self.budget = budget
 
     def __call__(self, rows: list[EncodedSample]) -> MicroBatch:
         """Return the passes over ``rows``; none for no rows."""
@@ -251,11 +259,17 @@ class StepCollator:
             return MicroBatch([], 0)
         replies = [row for row in rows if len(row.ids) > row.prompt]
         if self.passes == "one" or not replies:
-            return MicroBatch([self.collator(rows)], len(rows))
+            return MicroBatch(self._cut(rows), len(rows))
         prompts = [_prompt_alone(row) for row in rows]
         if self.passes == "split":
             return MicroBatch([self.collator([*prompts, *replies], split=len(rows))], len(rows))
-        return MicroBatch([self.collator(prompts), self.collator(replies, split=0)], len(rows))
+        return MicroBatch([*self._cut(prompts), *self._cut(replies, split=0)], len(rows))
+
+    def _cut(self, rows: list[EncodedSample], *, split: int | None = None) -> list[TrainBatch]:
+        if self.budget is None:
+            return [self.collator(rows, split=split)]
+        groups = token_batches([len(row.ids) for row in rows], self.budget)
+        return [self.collator([rows[index] for index in group], split=split) for group in groups]
 
 
 def _prompt_alone(row: EncodedSample) -> EncodedSample:

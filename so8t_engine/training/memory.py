@@ -16,6 +16,7 @@ from typing import Any
 
 from so8t_engine.model.families import adapted_layers
 from so8t_engine.specs import TrainSpec
+from so8t_engine.training.data import PASS_TOKENS
 
 _WIDE = 4  # bytes of float32
 _NF4_BLOCK, _NF4_NESTED = 64, 256
@@ -252,6 +253,8 @@ def _step_bytes(
     split = routed and on_gpu and bool(loss.w_verdict or loss.w_danger)
     rows = 2 * work.rows if split else work.rows  # prompts alone, then prompts with replies
     spread = work.head if recomputed else 0
+    if not on_gpu:  # passes are cut to a budget of tokens
+        rows = min(rows, max(1, PASS_TOKENS // work.longest))
     tokens = rows * (work.longest + spread) + (0 if recomputed else work.head)
     trained = range(layers[0], shapes.layers)  # all of them carry a gradient
     boundary = tokens * shapes.hidden * width
@@ -267,9 +270,10 @@ def _step_bytes(
         kept += len(trained) * (keys if work.head else 0)
     # Gradients on the way back: of the widest tensors of one layer.
     backward = one + tokens * (2 * shapes.inner * width + shapes.inner * _WIDE) + 2 * boundary
-    prompts = work.rows * (work.longest + spread - (work.reply if split else 0))
+    samples = work.rows if on_gpu else rows
+    prompts = samples * (work.longest + spread - (work.reply if split else 0))
     pet = 3 * prompts * shapes.hidden * _WIDE if loss.pet.weight else 0
-    logits = work.rows * work.reply * shapes.vocabulary * (width + 3 * _WIDE)
+    logits = samples * work.reply * shapes.vocabulary * (width + 3 * _WIDE)
     return kept + backward, max(0, logits + pet - backward)
 
 

@@ -19,6 +19,7 @@ from so8t_engine.model.persona_model import Batch, PersonaModel
 from so8t_engine.specs import TrainSpec
 from so8t_engine.training.checkpoints import load_tree, save_tree
 from so8t_engine.training.data import (
+    PASS_TOKENS,
     Collator,
     EncodedSample,
     EpochLoader,
@@ -61,7 +62,8 @@ class PersonaTrainer(Trainer):  # type: ignore[misc]  # transformers has no type
         self.persona = model
         self.spec = spec
         self.rows = rows
-        self.collator = StepCollator(collator, self._passes(model, spec))
+        budget = PASS_TOKENS if model.device.type == "cpu" else None
+        self.collator = StepCollator(collator, self._passes(model, spec), budget=budget)
         self.verdict_loss = verdict_loss
         self.parts: dict[str, float] = {}
         self._sums: dict[str, Tensor] = {}

@@ -201,10 +201,12 @@ def one_step(
     cut: Sequence[int],
     *,
     passes: Passes | None = None,
+    budget: int | None = None,
 ) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     """Run one optimizer step's forward and backward, cut into micro-batches; no update.
 
-    ``passes`` replaces the way in which the trainer would keep the two losses apart.
+    ``passes`` replaces the way in which the trainer would keep the two losses apart, ``budget`` its
+    limit of tokens a pass.
 
     Returns the loss parts and the gradients by parameter name.
     """
@@ -233,6 +235,8 @@ def one_step(
         )
     if passes is not None:
         trainer.collator.passes = passes
+    if budget is not None:
+        trainer.collator.budget = budget
     trainer.state.max_steps = 10
     trainer.step_samples = len(rows)
     start = 0

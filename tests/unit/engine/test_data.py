@@ -153,6 +153,22 @@ def test_token_batches_cover_every_row_once_within_the_budget(
         assert padded <= budget or len(group) == 1
 
 
+@pytest.mark.parametrize("passes", ["one", "two"])
+def test_passes_stay_within_their_budget_of_tokens(passes: Passes) -> None:
+    rows = [
+        EncodedSample(ids=tuple(range(length + 2)), prompt=length, label=0, truncated=False)
+        for length in (3, 30, 4, 29, 5, 60)
+    ]
+    micro = StepCollator(Collator(torch.tensor([1]), 0), passes, budget=64)(rows)
+    assert len(micro) == 6
+    assert sum(len(part.labels) for part in micro.passes) == 6
+    assert sum(len(part.reply_rows) for part in micro.passes) == 12
+    for part in micro.passes:
+        assert part.batch.rows.numel() <= 64  # the longest row fits alone
+    prompts = sorted(int(end) + 1 for part in micro.passes for end in part.batch.last)
+    assert prompts == [3, 4, 5, 29, 30, 60]
+
+
 def test_a_share_of_the_replies_is_drawn_by_seed_and_sample_alone() -> None:
     prompts = PromptBuilder(tiny_tokenizer(), POLICY, max_tokens=96)
     samples = [sample for sample in make_samples(400, validation=0) if sample.response]

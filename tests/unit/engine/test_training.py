@@ -250,6 +250,7 @@ def test_split_of_a_step_into_micro_batches_changes_neither_loss_nor_gradient(
     results = []
     for cut in ([6], [3, 3], [1, 2, 3], [1] * 6):
         results.append(one_step(model, spec, rows, cut))
+    results.append(one_step(model, spec, rows, [6], budget=40))
     (whole_parts, whole), *others = results
     assert len(whole) > 10
     for parts, gradients in others:
