@@ -62,8 +62,11 @@ def step_cost(width: int, gates: int, device: str, repeats: int) -> float:
     """Return the time to build all rotations and pull gradients through them, once a step."""
     bank = GateBank([f"layers.{index}" for index in range(gates - 1)] + ["head"], width)
     bank.to(device).train()
+    one = torch.zeros(1, width, device=device, dtype=torch.bfloat16)
 
     def step() -> None:
+        for index in range(gates):
+            bank.apply_product(index, one)
         for leaf in bank.leaves():
             leaf.grad = torch.ones_like(leaf)
         bank.collect("verdict")
