@@ -116,7 +116,7 @@ class Query(Struct, frozen=True):
             own = kept.get(term.key) if kept is not None and term.keep else None
             if own is None:
                 wider = kept.get(term.wider) if kept is not None and term.wider else None
-                if wider is None:
+                if wider is None or 2 * wider.count(1) > len(wider):  # little to pass over
                     own = term.mask(samples, texts)
                 else:
                     own = _narrowed(term, wider, samples, texts)
