@@ -115,11 +115,24 @@ class Query(Struct, frozen=True):
                 continue
             own = kept.get(term.key) if kept is not None and term.keep else None
             if own is None:
-                own = term.mask(samples, texts)
+                wider = kept.get(term.wider) if kept is not None and term.wider else None
+                if wider is None or 2 * wider.count(1) > len(wider):  # little to pass over
+                    own = term.mask(samples, texts)
+                else:
+                    own = _narrowed(term, wider, samples, texts)
                 if kept is not None and term.keep:
                     kept[term.key] = own
             left = own if left is None else _both(left, own)
         return left
+
+
+def _narrowed(term: Term, wider: bytes, samples: Sequence[Sample], texts: Sequence[str]) -> bytes:
+    """Return the mask of a term that only rows of a wider one can match."""
+    rows = np.frombuffer(wider, np.uint8).nonzero()[0]
+    found = term.mask(list(compress(samples, wider)), list(compress(texts, wider)))
+    result = np.zeros(len(samples), np.uint8)
+    result[rows] = np.frombuffer(found, np.uint8)
+    return result.tobytes()
 
 
 def _both(left: bytes, right: bytes) -> bytes:
@@ -182,7 +195,11 @@ def _term(match: re.Match[str], facts: Facts) -> Term | None:
     key = match[0].strip().removeprefix("-")
     plain = match["word"] or (unescape(match["phrase"]) if match["phrase"] else "")
     if plain:
-        return Term(f'"{plain}"', substring(fold(plain)))
+        needle, shorter = fold(plain), fold(plain[:-1])
+        # Every row that holds “contract” holds “contrac”, which was looked for a key before. Not so
+        # where the last sign joins the one before it (か and a voicing mark make が).
+        wider = f'"{shorter}"' if shorter and shorter in needle else ""
+        return Term(f'"{needle}"', substring(needle), wider=wider)
     if match["number"]:
         compare = comparison(match["op"], int(match["value"]))
         if match["number"] == "tokens":

@@ -58,12 +58,14 @@ class Term(Struct, frozen=True):
         mask: gives one byte a row, 1 where the condition holds.
         slow: it looks at every row in Python; asked last, and of the rows that are left only.
         keep: whether the mask depends on nothing but the rows.
+        wider: key of a term that holds wherever this one does; empty if none is known.
     """
 
     key: str
     mask: Mask
     slow: bool = False
     keep: bool = True
+    wider: str = ""
 
 
 def fold(text: str) -> str:

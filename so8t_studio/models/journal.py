@@ -30,6 +30,8 @@ from so8t_studio.models.sample_list import Edit, SampleList
 log = logging.getLogger(__name__)
 _STOP = object()
 _PIECE = 2000
+_LARGE = 5000
+_AFTER_REPAINT_S = 0.25
 
 
 class _Line(Struct, kw_only=True, omit_defaults=True):
@@ -150,6 +152,7 @@ class Journal:
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._ended = False
+        self._hurry = threading.Event()
 
     def append(self, edit: Edit) -> None:
         """Queue an edit; it is on disk within a second."""
@@ -173,12 +176,14 @@ class Journal:
         if self._thread is None or not self._thread.is_alive():
             return
         done = threading.Event()
+        self._hurry.set()
         self._queue.put(done)
         done.wait(timeout=30)
 
     def close(self) -> None:
         """Write what is queued and end the thread."""
         if self._thread is not None:
+            self._hurry.set()
             self._queue.put(_STOP)
             self._thread.join(timeout=30)
             self._thread = None
@@ -210,6 +215,10 @@ class Journal:
             False when the journal is to end.
         """
         items = [self._queue.get()]
+        if isinstance(items[0], Edit) and items[0].size > _LARGE:
+            # The window repaints first; encoding many rows at the same time would slow it down.
+            self._hurry.wait(_AFTER_REPAINT_S)
+        self._hurry.clear()
         with contextlib.suppress(queue.Empty):
             while True:
                 items.append(self._queue.get_nowait())

@@ -75,10 +75,27 @@ class RowOrder:
         They are kept until the rows or the order change, so that typing does not sort again.
         """
         if self._ordered is None:
-            rows = self.sorted(list(self._store.samples))
-            places = map(self._store.rows.positions().__getitem__, map(_id_of, rows))
-            self._ordered = (rows, np.fromiter(places, np.int64, len(rows)))
+            samples = self._store.samples
+            order = list(range(len(samples)))
+            if self._rank:
+                last = len(self._rank)
+                ranks = [self._rank.get(sample.id, last) for sample in samples]
+                order.sort(key=ranks.__getitem__)
+            for name, descending in reversed(self._sort):
+                order.sort(key=self._keys(name).__getitem__, reverse=descending)
+            self._ordered = (list(map(samples.__getitem__, order)), np.array(order, np.int64))
         return self._ordered
+
+    def _keys(self, name: str) -> list[Any]:
+        """Return what each row is sorted by; a request stands folded in its search text."""
+        samples = self._store.samples
+        key = sort_key(name)
+        if name != "request":
+            return list(map(key, samples))
+        return [
+            text[: text.index("\n")] if "\n" not in sample.request else key(sample)
+            for sample, text in zip(samples, self._store.texts, strict=True)
+        ]
 
     def wanted(self) -> list[Sample]:
         """Return the rows of the filter in the order to show."""

@@ -47,6 +47,11 @@ class Edit:
         )
 
     @property
+    def size(self) -> int:
+        """How many rows it concerns."""
+        return len(self.removed) + len(self.changed) + len(self.inserted)
+
+    @property
     def keeps_text(self) -> bool:
         """True if it is known that no text that is searched differs in ``changed``."""
         return bool(self.fields) and _TEXT_FIELDS.isdisjoint(self.fields)

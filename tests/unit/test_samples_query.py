@@ -95,6 +95,23 @@ def test_queries_mean_what_they_say(samples: list[Sample], wanted: list[tuple[bo
     assert found == expected
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.text("aAｋkＫ\u304b\u3099\u304ceé\u0301 ", max_size=6), max_size=8),
+    st.text("aAｋkＫ\u304b\u3099\u304ceé\u0301", min_size=1, max_size=4),
+)
+def test_typing_letter_by_letter_finds_what_the_whole_word_finds(
+    requests: list[str], typed: str
+) -> None:
+    samples = [Sample(id=f"{n}", request=request, label=Label.ALLOW)
+               for n, request in enumerate(requests)]  # fmt: skip
+    texts = [searchable(sample) for sample in samples]
+    kept: dict[str, bytes] = {}
+    for end in range(1, len(typed) + 1):
+        query = parse_query(f'"{typed[:end]}"')
+        assert query.select(samples, texts, kept=kept) == query.select(samples, texts)
+
+
 def test_rows_without_a_token_count_match_no_count() -> None:
     sample = Sample(id="a", request="x", label=Label.ALLOW)
     for text in ("tokens<5", "tokens>=0"):
