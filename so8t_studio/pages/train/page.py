@@ -247,8 +247,14 @@ class TrainPage(Page):
         current = self.card.handle
         waits = current is not None and not current.state.is_final
         handle = self.context.jobs.start(request)
-        if waits:
-            return  # it is followed when its turn comes
+        if waits:  # it is followed when its turn comes
+            self.context.post(
+                "info",
+                self.tr("“{title}” waits until the current run has ended.").format(
+                    title=request.title
+                ),
+            )
+            return
         if self.card.handle is not handle:
             self._follow(handle)
         self.tabs.setCurrentIndex(LIVE)
