@@ -19,8 +19,6 @@ from so8t_engine.model.prompt import PromptBuilder
 from so8t_engine.samples.schema import Sample
 
 MAX_REPLY_TOKENS = 160
-# Tokens of one pass on the CPU: enough to keep the cores busy, few enough to keep memory small.
-PASS_TOKENS = 1536
 
 
 @dataclass(frozen=True)

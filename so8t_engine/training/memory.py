@@ -16,8 +16,9 @@ from typing import Any
 
 from so8t_engine.model.families import adapted_layers
 from so8t_engine.specs import TrainSpec
-from so8t_engine.training.data import PASS_TOKENS
 
+# Tokens of one pass on the CPU: enough to keep the cores busy, few enough to keep memory small.
+PASS_TOKENS = 1536
 _WIDE = 4  # bytes of float32
 _NF4_BLOCK, _NF4_NESTED = 64, 256
 _FREE_NUMBERS = 28

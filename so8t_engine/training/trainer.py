@@ -19,7 +19,6 @@ from so8t_engine.model.persona_model import Batch, PersonaModel
 from so8t_engine.specs import TrainSpec
 from so8t_engine.training.checkpoints import load_tree, save_tree
 from so8t_engine.training.data import (
-    PASS_TOKENS,
     Collator,
     EncodedSample,
     EpochLoader,
@@ -31,6 +30,7 @@ from so8t_engine.training.data import (
     TrainBatch,
 )
 from so8t_engine.training.losses import VerdictLoss, pet, pet_weight, rate_factor, task_loss
+from so8t_engine.training.memory import PASS_TOKENS
 
 OPTIMIZER, SCHEDULER, RANDOM = "optimizer", "scheduler", "random"
 TRAINER_STATE = "trainer_state.json"

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import deque
 from typing import Any
 
 from PySide6.QtCore import QObject, Qt, Signal, Slot
 
-from so8t_engine.events import AnyEvent, Error, Hello, Progress, Result
+from so8t_engine.events import AnyEvent, Error, Hello, Log, Progress, Result
 from so8t_studio.jobs.request import JobRequest
 from so8t_studio.jobs.state import JobState, Phase, phase_sentence
 from so8t_studio.jobs.supervisor import Supervisor
+
+LAST_WORDS = 30
 
 
 class JobHandle(QObject):
@@ -19,6 +22,8 @@ class JobHandle(QObject):
 
     Attributes:
         hello, progress, error, result: the last event of each kind, None before.
+        last_words: the last lines of its log.
+        offers: ``text`` and ``changes`` of settings that would fit, after memory ran out.
         started_mono: monotonic seconds when the process was started, 0 before.
     """
 
@@ -34,6 +39,8 @@ class JobHandle(QObject):
         self.progress: Progress | None = None
         self.error: Error | None = None
         self.result: Result | None = None
+        self.last_words: deque[Log] = deque(maxlen=LAST_WORDS)
+        self.offers: list[dict[str, Any]] = []
         self.started_mono = 0.0
         self._worker: Supervisor | None = None
 
@@ -112,10 +119,16 @@ class JobHandle(QObject):
                 self.hello = event
             elif isinstance(event, Progress):
                 self.progress = event
+            elif isinstance(event, Log):
+                self.last_words.append(event)
             elif isinstance(event, Error):
                 self.error = event
+                words = " ".join(filter(None, (event.what, event.why)))
+                self.last_words.append(Log(t=event.t, level="error", message=words))
             elif isinstance(event, Result):
                 self.result = event
+                if event.name == "out_of_memory":
+                    self.offers = list(event.data.get("suggestions", []))
         self.events.emit(batch)
 
     @Slot(object)

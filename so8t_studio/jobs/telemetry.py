@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections import deque
 from pathlib import Path
@@ -81,7 +82,8 @@ class TelemetryService(QObject):
     def _launch(self) -> None:
         request = JobRequest("monitor", [], title="monitor", command=self._command)
         patience = Patience(grace=1.0, terminate=1.0, reap=2.0, silence=0.0)
-        worker = JobWorker(request, self._log_dir / "monitor.log", patience)
+        # Of its own, since several windows may be open.
+        worker = JobWorker(request, self._log_dir / f"monitor-{os.getpid()}.log", patience)
         queued = Qt.ConnectionType.QueuedConnection
         worker.events_read.connect(self._on_events_read, queued)
         worker.state_changed.connect(self._on_state_changed, queued)

@@ -281,7 +281,7 @@ class JobWorker(Supervisor):
             if folder is not None:
                 (folder / STDERR).unlink(missing_ok=True)
             if folder is not None or not text:
-                self.log_path.unlink()
+                self.log_path.unlink(missing_ok=True)
         except OSError as error:
             log.warning("The log of %s cannot be kept: %s", self.request.title, error)
             return ""

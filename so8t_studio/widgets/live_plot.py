@@ -25,12 +25,11 @@ from PySide6.QtWidgets import (
 from so8t_studio.theme import Theme
 from so8t_studio.widgets.history import History, smooth
 from so8t_studio.widgets.legend import Legend
+from so8t_studio.widgets.plot_marks import PlotMarks
 
 FRAME_MS = 100
 WIDTH = 1.6
 FEW_POINTS = 200
-MARK_GAP, MARK_LETTER = 14, 6  # pixels between the texts of marks, and of a letter
-QUIET_MARKS = 40  # more lines than that would hide the curves
 THIN_FROM = 400  # stroking a dense line wider than one pixel takes ten times as long
 
 
@@ -75,7 +74,6 @@ class LivePlot(QFrame):
         self._title, self._x_label, self._y_label, self._unit = title, x_label, y_label, unit
         self._y_range = y_range
         self._series: dict[str, _Series] = {}
-        self._marks: list[tuple[float, str, pg.InfiniteLine]] = []
         self._smoothing = 0.0
         self._log = False
         self._auto = True
@@ -133,6 +131,7 @@ class LivePlot(QFrame):
         self._plot = self._widget.getPlotItem()
         self._plot.hideButtons()
         self._plot.setMenuEnabled(False)
+        self._marks = PlotMarks(self._plot)
         self._view = self._plot.getViewBox()
         self._view.setDefaultPadding(0.02)
         self._view.disableAutoRange()
@@ -200,31 +199,13 @@ class LivePlot(QFrame):
         self._schedule()
 
     def add_mark(self, x: float, text: str, *, quiet: bool = False) -> None:
-        """Draw a vertical line with a short text, such as a checkpoint.
-
-        A ``quiet`` mark, such as the begin of a pass, is a fainter line with its text below. A mark
-        that is there already is not drawn twice; a quiet one gives way to many.
-        """
-        if any(at == x and known == text for at, known, _line in self._marks):
-            return
-        if quiet and sum(self._is_quiet(line) for *_, line in self._marks) >= QUIET_MARKS:
-            return
-        options = {"position": 0.06 if quiet else 0.92}
-        line = pg.InfiniteLine(x, angle=90, movable=False, label=text, labelOpts=options)
-        line.label.setFont(Theme.instance().font(7.5))
-        line.setToolTip(text)
-        line.setZValue(-20 if quiet else -15)
-        self._plot.addItem(line, ignoreBounds=True)
-        self._marks.append((x, text, line))
-        self._style_marks()
-
-    @staticmethod
-    def _is_quiet(line: pg.InfiniteLine) -> bool:
-        return bool(line.zValue() == -20)
+        """Draw a vertical line with a short text; see :class:`PlotMarks`."""
+        self._marks.add(x, text, quiet=quiet)
+        self._schedule()
 
     def marks(self) -> list[tuple[float, str]]:
         """Return where the marks are and what they say, by x."""
-        return sorted((x, text) for x, text, _line in self._marks)
+        return sorted((mark.x, mark.text) for mark in self._marks.marks)
 
     def clear(self) -> None:
         """Forget all points and marks; the curves stay declared."""
@@ -234,8 +215,6 @@ class LivePlot(QFrame):
             if series.band is not None:
                 for edge in series.band:
                     edge.clear()
-        for _x, _text, line in self._marks:
-            self._plot.removeItem(line)
         self._marks.clear()
         self._readout.setText("")
         self.reset_view()
@@ -328,22 +307,7 @@ class LivePlot(QFrame):
         if self._auto:
             self._view.setXRange(first, last, padding=0.02)
             self._fit_y(float(low), float(high))
-        self._place_marks()
-
-    def _place_marks(self) -> None:
-        """Show the text of a mark only where it does not run into the one before."""
-        (first, last), _ = self._view.viewRange()
-        scale = self._view.width() / max(last - first, 1e-12)
-        for quiet in (False, True):
-            before = -np.inf
-            for x, text, line in sorted(self._marks, key=lambda mark: mark[0]):
-                if self._is_quiet(line) != quiet:
-                    continue
-                at = (x - first) * scale
-                shown = at - before >= MARK_GAP + MARK_LETTER * len(text)
-                line.label.setVisible(bool(shown))
-                if shown:
-                    before = at
+        self._marks.place()
 
     def _set_width(self, series: _Series, *, thin: bool) -> None:
         if series.curve is None or series.thin == thin:
@@ -489,17 +453,6 @@ class LivePlot(QFrame):
             soft.setAlpha(40)
             series.band_fill.setBrush(soft)
 
-    def _style_marks(self) -> None:
-        theme = Theme.instance()
-        pen = QPen(theme.color("border_strong"))
-        pen.setCosmetic(True)
-        pen.setStyle(Qt.PenStyle.DotLine)
-        faint = QPen(theme.color("border"))
-        faint.setCosmetic(True)
-        for _x, _text, line in self._marks:
-            line.setPen(faint if self._is_quiet(line) else pen)
-            line.label.setColor(theme.color("text_muted"))
-
     def _restyle(self) -> None:
         theme = Theme.instance()
         self._widget.setBackground(theme.color("surface"))
@@ -522,4 +475,4 @@ class LivePlot(QFrame):
         for key, series in self._series.items():
             self._style_series(series)
             self.legend.set_color(key, self._ink(series))
-        self._style_marks()
+        self._marks.restyle()

@@ -9,7 +9,8 @@ from PySide6.QtGui import QWheelEvent
 from PySide6.QtWidgets import QApplication
 
 from so8t_studio.theme import Theme
-from so8t_studio.widgets.live_plot import QUIET_MARKS, LivePlot
+from so8t_studio.widgets.live_plot import LivePlot
+from so8t_studio.widgets.plot_marks import QUIET_MARKS
 
 
 @pytest.fixture
@@ -122,9 +123,9 @@ def test_texts_of_marks_do_not_run_into_each_other(plot):
     for step in (100, 103, 106, 900):
         plot.add_mark(step, f"pass {step}", quiet=True)
     plot.redraw()
-    shown = {text: line.label.isVisible() for _x, text, line in plot._marks}
+    shown = {mark.text: mark.line.label.isVisible() for mark in plot._marks.marks}
     assert shown == {"pass 100": True, "pass 103": False, "pass 106": False, "pass 900": True}
     plot._view.setXRange(100, 107, padding=0)
     plot._on_range_changed_manually()
     plot.redraw()
-    assert all(line.label.isVisible() for _x, text, line in plot._marks if text != "pass 900")
+    assert all(mark.line.label.isVisible() for mark in plot._marks.marks if mark.x < 200)

@@ -154,9 +154,14 @@ def again(page: TrainPage, name: str) -> None:
     action.trigger()
 
 
-def test_a_run_is_repeated_with_its_own_data_policy_and_seed_or_another(qtbot, opened):
+def test_a_run_is_repeated_with_its_own_data_policy_and_seed_or_another(qtbot, opened, monkeypatch):
     page = opened("train", "--steps", "2")
     store = finished(qtbot, page)
+    folders: list[str] = []
+    monkeypatch.setattr("so8t_studio.pages.train.runs_panel.QDesktopServices.openUrl",
+                        lambda url: folders.append(url.toLocalFile()))  # fmt: skip
+    press(qtbot, page, "runFolder")
+    assert folders == [str(store.root)]
     store.policy_path.write_text("Policy as it was.\nTwo lines.", "utf-8")
     again(page, "runAgainSame")
     wait_phase(qtbot, page, Phase.DONE)

@@ -281,14 +281,20 @@ def test_delete_moves_to_the_trash(qtbot, opened, monkeypatch):
     page.tabs.setCurrentIndex(RUNS)
     page.runs.select(page.runs.model.rows()[0].store.id)
 
+    asked: list[str] = []
+
     def exec_(box: QMessageBox) -> int:
+        asked.append(box.text())
         next(item for item in box.buttons() if "trash" in item.text()).click()
         return 0
 
     monkeypatch.setattr(QMessageBox, "exec", exec_)
     qtbot.waitUntil(page.runs.delete_button.isEnabled, timeout=10_000)
+    run = page.runs.model.rows()[0].store
+    (run.root / "big.bin").write_bytes(b"0" * 3_000_000)
     press(qtbot, page, "runDelete")
     qtbot.waitUntil(lambda: page.context.persona.runs() == [], timeout=10_000)
+    assert run.id in asked[0] and "3 MB" in asked[0]
     assert len(list((page.context.workspace.root / "trash").iterdir())) == 1
     qtbot.waitUntil(lambda: not page.runs.model.rows(), timeout=10_000)
     assert page.runs.findChild(EmptyState).isVisible()

@@ -17,9 +17,9 @@ KIND = "dry run"
 
 
 class DryRun(QObject):
-    """One dry run at a time. ``failed(JobHandle, list)`` carries the settings that would fit."""
+    """One dry run at a time. ``failed(JobHandle)`` if it came to no figure."""
 
-    failed = Signal(object, object)
+    failed = Signal(object)
     finished = Signal()
 
     def __init__(self, context: AppContext, panel: MemoryPanel, parent: QObject) -> None:
@@ -27,7 +27,6 @@ class DryRun(QObject):
         self._context = context
         self._panel = panel
         self._handle: JobHandle | None = None
-        self._offers: list[dict[str, Any]] = []
         self._found: dict[str, Any] = {}
         panel.dry_run_cancelled.connect(self._on_cancelled)
 
@@ -41,7 +40,7 @@ class DryRun(QObject):
         persona = self._context.persona
         if persona is None or self.running:
             return
-        self._offers, self._found = [], {}
+        self._found = {}
         request = JobRequest(
             KIND,
             arguments,
@@ -73,8 +72,6 @@ class DryRun(QObject):
                     self._panel.set_running(True, words[event.phase])
             elif isinstance(event, Result) and event.name == "dry_run":
                 self._found = event.data
-            elif isinstance(event, Result) and event.name == "out_of_memory":
-                self._offers = list(event.data.get("suggestions", []))
 
     @Slot(object)
     def _on_state_changed(self, state: JobState) -> None:
@@ -87,5 +84,5 @@ class DryRun(QObject):
         if self._found:
             self._panel.show_measured(self._found)
         elif state.phase in (Phase.FAILED, Phase.CRASHED):
-            self.failed.emit(self._handle, self._offers)
+            self.failed.emit(self._handle)
         self.finished.emit()

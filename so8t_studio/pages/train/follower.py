@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from PySide6.QtCore import QObject, Signal, Slot
 
 from so8t_engine.events import AnyEvent
@@ -32,7 +30,6 @@ class Follower(QObject):
         self._shown = ""
         self._live = False
         self._waiting: list[AnyEvent] | None = None
-        self.offers: list[dict[str, Any]] = []
 
     @property
     def shown(self) -> str:
@@ -50,7 +47,6 @@ class Follower(QObject):
         self._let_go()
         self._handle = handle
         self._live = True
-        self.offers = []
         self._panel.clear(handle.request.title)
         handle.events.connect(self._on_events)
         handle.state_changed.connect(self._on_state_changed)
@@ -103,8 +99,6 @@ class Follower(QObject):
         self._panel.take_digest(found)
         if found.progress is not None and found.progress.phase == "training":
             self._panel.set_total_steps(int(found.progress.total))
-        if found.offers and self._live:
-            self.offers = found.offers
 
     @Slot(object)
     def _on_events(self, batch: tuple[AnyEvent, ...]) -> None:

@@ -16,7 +16,6 @@ from so8t_engine.workspace.runs import RunStore
 from so8t_studio.context import AppContext, RunChange
 from so8t_studio.jobs.background import Failure
 from so8t_studio.jobs.handle import JobHandle
-from so8t_studio.jobs.reattach import Living, attach
 from so8t_studio.jobs.request import JobRequest
 from so8t_studio.jobs.state import Phase
 from so8t_studio.pages.base import Page
@@ -25,6 +24,7 @@ from so8t_studio.pages.train.failure_card import FailureCard
 from so8t_studio.pages.train.follower import Follower
 from so8t_studio.pages.train.job_card import JobCard
 from so8t_studio.pages.train.live_panel import LivePanel
+from so8t_studio.pages.train.lost_runs import LostRuns
 from so8t_studio.pages.train.queue_panel import QueuePanel
 from so8t_studio.pages.train.run_actions import RunActions
 from so8t_studio.pages.train.runs_model import RunRow
@@ -73,8 +73,7 @@ class TrainPage(Page):
         self.failure.offer_chosen.connect(self._on_offer_chosen)
         self.orphans = Banner(dismissible=True)
         self.orphans.setObjectName("orphanCard")
-        self.orphans.action_triggered.connect(self._on_orphan_action_triggered)
-        self.orphans.dismissed.connect(self._on_orphan_dismissed)
+        self.lost = LostRuns(self.context, self.orphans, self)
         self.card = JobCard()
         self.card.start_requested.connect(self._on_start_requested)
         self.card.kill_requested.connect(self._on_kill_requested)
@@ -101,6 +100,7 @@ class TrainPage(Page):
         self.runs.rows_changed.connect(self._on_rows_changed)
         self.actions_of_runs = RunActions(self.context, self.runs, self._launch, self)
         self.actions_of_runs.failed.connect(self._on_action_failed)
+        self.lost.resume_requested.connect(self.actions_of_runs.resume)
         self.actions_of_runs.deleted.connect(self._on_run_deleted)
         self.tabs.addTab(self.setup, self.tr("Set up"))
         self.tabs.addTab(self.live, self.tr("Live"))
@@ -247,8 +247,14 @@ class TrainPage(Page):
         current = self.card.handle
         waits = current is not None and not current.state.is_final
         handle = self.context.jobs.start(request)
-        if waits:
-            return  # it is followed when its turn comes
+        if waits:  # it is followed when its turn comes
+            self.context.post(
+                "info",
+                self.tr("“{title}” waits until the current run has ended.").format(
+                    title=request.title
+                ),
+            )
+            return
         if self.card.handle is not handle:
             self._follow(handle)
         self.tabs.setCurrentIndex(LIVE)
@@ -323,7 +329,7 @@ class TrainPage(Page):
     def _show_end(self, handle: JobHandle) -> None:
         """Show the failure of a run with the end of its log and what would fit."""
         state = handle.state
-        lines = [f"{line.level:<8}{line.message}" for line in self.live.log.lines()[-30:]]
+        lines = [f"{line.level:<8}{line.message}" for line in handle.last_words]
         if state.stderr_tail:
             lines += ["", *state.stderr_tail.splitlines()]
         folder = state.run_dir
@@ -334,7 +340,7 @@ class TrainPage(Page):
             state.next_step,
             details="\n".join([state.details, "", *lines]),
             excerpt="\n".join(lines),
-            offers=self.follower.offers,
+            offers=handle.offers,
             resumable=resumable and not self.context.workspace.read_only,
         )
 
@@ -360,14 +366,10 @@ class TrainPage(Page):
         self.tabs.setCurrentIndex(SETUP)
         self.context.post("info", self.tr("The settings were changed. Press Start to try them."))
 
-    @Slot(object, object)
-    def _on_dry_run_failed(self, handle: JobHandle, offers: list[dict[str, Any]]) -> None:
+    @Slot(object)
+    def _on_dry_run_failed(self, handle: JobHandle) -> None:
+        self._show_end(handle)
         self._failed_run = ""
-        state = handle.state
-        self.failure.show_failure(
-            f"{handle.request.title}: {state.sentence}", state.next_step,
-            details=state.details, excerpt=state.stderr_tail, offers=offers,
-        )  # fmt: skip
 
     # -- recorded runs --------------------------------------------------------------------------
     def _show_store(self, store: RunStore) -> None:
@@ -394,49 +396,12 @@ class TrainPage(Page):
 
     @Slot(object)
     def _on_rows_changed(self, rows: list[RunRow]) -> None:
-        self._follow_living(rows)
+        self.lost.follow_living(rows)
         handle = self.card.handle
-        own = self._run_id() if handle is not None else ""
-        # Only the newest run: whoever began another one since then has moved on.
-        newest = [row for row in rows[:1] if row.store.id not in (own, *self._dismissed())]
-        lost = [row for row in newest if row.state.state == "crashed"]
-        if not lost or self.failure.isVisible() or (handle and not handle.state.is_final):
+        if self.failure.isVisible() or (handle is not None and not handle.state.is_final):
             self.orphans.clear()
-            return
-        row = lost[0]
-        action = self.tr("Resume") if row.resumable else ""
-        self._orphan = row
-        self.orphans.show_message(
-            "warning",
-            self.tr("The run {run} ended without a word at step {step}. Its figures are kept.")
-            .format(run=row.store.id, step=row.state.step),
-            action="" if self.context.workspace.read_only else action,
-        )  # fmt: skip
-
-    def _follow_living(self, rows: list[RunRow]) -> None:
-        """Follow a run that goes on outside of this window: left behind, or begun in a terminal."""
-        persona = self.context.persona
-        if persona is None or self.context.workspace.read_only:
-            return
-        for row in rows:
-            if row.active:
-                living = Living(persona.slug, persona.name, row.store, row.state)
-                attach(self.context.jobs, living, self.tr("Train {name}").format(name=persona.name))
-
-    def _dismissed(self) -> list[str]:
-        found = self.context.settings.form("train:orphans").get("dismissed")
-        return [str(name) for name in found] if isinstance(found, list) else []
-
-    @Slot()
-    def _on_orphan_dismissed(self) -> None:
-        """Do not speak of this run again, not at the next start either."""
-        kept = [*self._dismissed(), self._orphan.store.id][-20:]
-        self.context.settings.save_form("train:orphans", {"dismissed": kept})
-
-    @Slot()
-    def _on_orphan_action_triggered(self) -> None:
-        self.orphans.clear()
-        self.actions_of_runs.resume(self._orphan)
+        else:
+            self.lost.offer(rows, self._run_id())
 
     # -- buttons of the set-up ------------------------------------------------------------------
     @Slot()

@@ -36,7 +36,6 @@ class Digest:
         validation: values of the last evaluation on the validation split.
         epochs: first step of a pass to its number, from the second on.
         cases: verdicts of the watched cases, one entry an evaluation.
-        offers: what would fit, after memory ran out.
         last: time and number of the last event.
     """
 
@@ -52,7 +51,6 @@ class Digest:
     last_epoch: float = 0.0
     epochs: dict[int, int] = field(default_factory=dict)
     cases: list[dict[str, Any]] = field(default_factory=list)
-    offers: list[dict[str, Any]] = field(default_factory=list)
     last: tuple[float, int] = (0.0, -1)
 
 
@@ -126,8 +124,6 @@ def _take_result(event: Result, out: Digest) -> None:
         step = int(event.data.get("step", 0))
         out.cases = [entry for entry in out.cases if entry["step"] < step]
         out.cases.append({"step": step, "cases": event.data.get("cases", [])})
-    elif event.name == "out_of_memory":
-        out.offers = list(event.data.get("suggestions", []))
 
 
 def _take_metric(

@@ -38,11 +38,11 @@ def with_changes(spec: TrainSpec, changes: dict[str, Any]) -> TrainSpec:
 
 
 class SetupActions(QObject):
-    """``checked`` after new findings, ``failed(sentence)``, ``dry_run_failed(handle, offers)``."""
+    """``checked`` after new findings, ``failed(sentence)``, ``dry_run_failed(JobHandle)``."""
 
     checked = Signal()
     failed = Signal(str)
-    dry_run_failed = Signal(object, object)
+    dry_run_failed = Signal(object)
 
     def __init__(
         self,
