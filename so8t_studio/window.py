@@ -341,7 +341,8 @@ class MainWindow(QMainWindow):
         if running:
             event.ignore()
             if not self._closing:
-                choice = STOP if self._unattended else self._confirm_close(running)
+                unasked = LEAVE if self.context.settings.values.keep_running else STOP
+                choice = unasked if self._unattended else self._confirm_close(running)
                 if choice:
                     self._wait_for_jobs(leave=choice == LEAVE)
             return
@@ -354,7 +355,10 @@ class MainWindow(QMainWindow):
         event.accept()
 
     def close_unattended(self) -> None:
-        """Close when nobody can be asked: jobs save and stop, unsaved edits stay in the journal."""
+        """Close when nobody can be asked; unsaved edits stay in the journal.
+
+        Jobs save and stop, or train on where the preference says so.
+        """
         self._unattended = True
         self.close()
 

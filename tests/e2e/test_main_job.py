@@ -214,14 +214,14 @@ def _evaluate(window: MainWindow, qtbot: QtBot, run: RunStore) -> None:
 def _chat(window: MainWindow, qtbot: QtBot, run: RunStore) -> None:
     window.show_page("chat")
     page = window.page("chat")
-    runs = find(page, QComboBox, "runChoice")
-    qtbot.waitUntil(lambda: runs.currentData() == run.id, timeout=20_000)
     request = find(page, QPlainTextEdit, "chatRequest")
+    # Typed at once: who answers may not be known yet, and must still be the trained run.
     request.setFocus()
     qtbot.keyClicks(request, "Please translate this invitation")
     qtbot.keyClick(request, Qt.Key.Key_Return)
     for arm in ("base", "trained"):
         qtbot.waitUntil(lambda arm=arm: _decided(page, arm), timeout=5 * MINUTES)
+    assert find(page, QComboBox, "runChoice").currentData() == run.id
     click(qtbot, page, "loadModel")  # reads "Unload model" while one is loaded
     qtbot.waitUntil(lambda: not window.context.jobs.active(), timeout=60_000)
 
