@@ -261,12 +261,15 @@ class StepCollator:
         prompts = [_prompt_alone(row) for row in rows]
         if self.passes == "split":
             return MicroBatch([self.collator([*prompts, *replies], split=len(rows))], len(rows))
-        return MicroBatch([*self._cut(prompts), *self._cut(replies, split=0)], len(rows))
+        # Half the tokens where each of many may need a logit for every word of the vocabulary.
+        return MicroBatch([*self._cut(prompts), *self._cut(replies, split=0, share=2)], len(rows))
 
-    def _cut(self, rows: list[EncodedSample], *, split: int | None = None) -> list[TrainBatch]:
+    def _cut(
+        self, rows: list[EncodedSample], *, split: int | None = None, share: int = 1
+    ) -> list[TrainBatch]:
         if self.budget is None:
             return [self.collator(rows, split=split)]
-        groups = token_batches([len(row.ids) for row in rows], self.budget)
+        groups = token_batches([len(row.ids) for row in rows], self.budget // share)
         return [self.collator([rows[index] for index in group], split=split) for group in groups]
 
 

@@ -30,10 +30,11 @@ from so8t_engine.training.data import (
     TrainBatch,
 )
 from so8t_engine.training.losses import VerdictLoss, pet, pet_weight, rate_factor, task_loss
-from so8t_engine.training.memory import PASS_TOKENS
+from so8t_engine.training.memory import PASS_TOKENS, give_back
 
 OPTIMIZER, SCHEDULER, RANDOM = "optimizer", "scheduler", "random"
 TRAINER_STATE = "trainer_state.json"
+TRIM_EVERY = 4  # steps between returns of free memory to the system, on the CPU
 
 
 class PersonaTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
@@ -130,6 +131,8 @@ class PersonaTrainer(Trainer):  # type: ignore[misc]  # transformers has no type
             total = total + self._backward(part, *self._losses(part))
         if self.accelerator.gradient_state.sync_gradients:
             self._finish_step()
+            if persona.device.type == "cpu" and self.state.global_step % TRIM_EVERY == 0:
+                give_back()
         return total.to(self.args.device)
 
     def _losses(self, part: TrainBatch) -> tuple[Tensor | None, Tensor | None]:
