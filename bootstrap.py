@@ -385,7 +385,11 @@ def command_test(setup: Setup, arguments: list[str]) -> int:
     if failed:
         return failed
     environment = child_environment(QT_QPA_PLATFORM="offscreen")
-    pytest = ["-m", "pytest", *arguments]
+    # The whole suite runs in two processes, each file in one of them, and each with one thread.
+    together = ["-n", "2", "--dist", "loadfile"]
+    pytest = ["-m", "pytest", *(arguments or together)]
+    if not arguments:
+        environment["OMP_NUM_THREADS"] = "1"
     checks = [
         ["-m", "ruff", "check", "."],
         ["-m", "ruff", "format", "--check", "."],
