@@ -223,13 +223,17 @@ PRESETS: dict[str, tuple[str, TrainSpec]] = {
         TrainSpec(
             name="Quick trial",
             # Each row once: on the CPU every pass costs minutes.
-            data=DataSpec(limit=2800, validation_fraction=0.06),
+            data=DataSpec(limit=2600, validation_fraction=0.06),
             optim=OptimSpec(
-                epochs=1.0, batch_size=16, lr_lora=1e-3, lr_gates=4e-3, lr_head=1e-2, warmup=0.1
+                epochs=1.0, batch_size=8, lr_lora=1e-3, lr_gates=4e-3, lr_head=1e-2, warmup=0.1
             ),
             # A few replies are enough for R_cmd to learn; each costs as much as two verdicts.
             loss=LossSpec(
-                w_task=0.1, task_share=0.15, class_weights="none", pet=PetSpec(weight=0.0)
+                w_danger=0.25,
+                w_task=0.1,
+                task_share=0.12,
+                class_weights="none",
+                pet=PetSpec(weight=0.0),
             ),
             # In a short run Refuse Recall at a bound is still noise and picked too early a step.
             schedule=ScheduleSpec(eval_every=0.5, save_every=0.5, best_metric="macro_f1"),

@@ -234,7 +234,7 @@ def test_test_runs_checks_and_suite_or_only_what_is_asked(
         ["ruff.py", "check", "."],
         ["ruff.py", "format", "--check", "."],
         ["mypy.py"],
-        ["pytest.py"],
+        ["pytest.py", "-n", "2", "--dist", "loadfile"],
     ]
     assert bootstrap.command_test(setup, ["-k", "foo"]) == 0
     assert calls(project)[1:] == [["pytest.py", "-k", "foo"]]
