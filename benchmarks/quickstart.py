@@ -1,6 +1,6 @@
 """Times ``so8t quickstart`` from a cold process and measures its peak memory.
 
-    python benchmarks/quickstart.py [--repeat N] [--set key=value …]
+    python benchmarks/quickstart.py [--repeat N] [--keep DIR] [--set key=value …]
 
 Each run uses a fresh workspace and the base model that is already in the cache. The peak is the
 largest sum of resident memory over the process tree, sampled ten times a second.
@@ -9,6 +9,7 @@ largest sum of resident memory over the process tree, sampled ten times a second
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
 import subprocess
@@ -40,9 +41,10 @@ def tree_rss(process: psutil.Process) -> int:
     return total
 
 
-def measure(settings: list[str]) -> dict[str, Any]:
+def measure(settings: list[str], keep: Path | None) -> dict[str, Any]:
     """Run the command once in a fresh workspace; return seconds, peak bytes and its report."""
-    with tempfile.TemporaryDirectory(prefix="so8t-quickstart-") as folder:
+    with contextlib.ExitStack() as stack:
+        folder = str(keep) if keep else stack.enter_context(tempfile.TemporaryDirectory())
         command = [sys.executable, "-m", "so8t_engine", "quickstart", "--json", "-w", folder]
         for setting in settings:
             command += ["--set", setting]
@@ -66,9 +68,10 @@ def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("--keep", type=Path, help="a folder in which the workspace stays")
     parser.add_argument("--set", action="append", default=[], dest="settings")
     options = parser.parse_args()
-    found = [measure(options.settings) for _ in range(options.repeat)]
+    found = [measure(options.settings, options.keep) for _ in range(options.repeat)]
     seconds = statistics.median(run["seconds"] for run in found)
     peak = max(run["peak"] for run in found)
     metrics = found[-1]["report"]["metrics"]

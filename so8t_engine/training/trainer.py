@@ -34,7 +34,7 @@ from so8t_engine.training.memory import PASS_TOKENS, give_back
 
 OPTIMIZER, SCHEDULER, RANDOM = "optimizer", "scheduler", "random"
 TRAINER_STATE = "trainer_state.json"
-TRIM_EVERY = 4  # steps between returns of free memory to the system, on the CPU
+TRIM_EVERY = 8  # steps between returns of free memory to the system, on the CPU
 
 
 class PersonaTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
