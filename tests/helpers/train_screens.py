@@ -1,10 +1,9 @@
 """Grabs the states of the Train page, driven by the scripted child, into a folder of PNG files.
 
-    python -m tests.helpers.train_screens OUT [--page train] [--size 1280x800] [--theme dark]
+    python -m tests.helpers.train_screens OUT [--size 1280x800] [--theme dark]
 
-States: ``empty`` (a workspace without personas), ``loaded`` (the starter persona), and for the
-Train page ``running``, ``paused``, ``done`` and ``failed``, driven by the scripted child. Look at
-the pictures; a machine cannot tell whether they are good.
+States: ``loaded`` (the starter persona), ``running``, ``paused``, ``done``, the list of runs, their
+notes, the settings and ``failed``. Look at the pictures; a machine cannot tell if they are good.
 """
 
 from __future__ import annotations
@@ -14,39 +13,17 @@ import functools
 import os
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
-from PySide6.QtCore import QEventLoop, QTimer
-
 from so8t_engine.workspace.runs import RunNotes
 from so8t_studio.app import make_application
 from so8t_studio.jobs.state import Phase
-from so8t_studio.pages.registry import PAGES
 from so8t_studio.window import MainWindow
 from tests.helpers.apps import closing_context, fake_command
-
-SIZES = ("1280x800", "1024x640")
-THEMES = ("light", "dark")
-
-
-def settle(milliseconds: int) -> None:
-    """Let the event loop run."""
-    loop = QEventLoop()
-    QTimer.singleShot(milliseconds, loop.quit)
-    loop.exec()
-
-
-def until(reached: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Let the event loop run until ``reached``."""
-    deadline = time.monotonic() + seconds
-    while not reached() and time.monotonic() < deadline:
-        settle(50)
-    if not reached():
-        raise TimeoutError("the state to be pictured was not reached")
+from tests.helpers.screens import SIZES, THEMES, settle, until
 
 
 def train_states(window: MainWindow, scenario: str) -> Iterator[str]:
@@ -92,31 +69,27 @@ def save(out: Path, window: MainWindow, tail: str, page: str, state: str) -> Non
     print(name)
 
 
-def picture(out: Path, options: argparse.Namespace, *, starter: bool, scenario: str) -> None:
-    """Grab all chosen pages of one workspace."""
+def picture(out: Path, options: argparse.Namespace, scenario: str) -> None:
+    """Grab the states of one scenario of the scripted child."""
     application = make_application()
     command = fake_command(scenario, "--steps", "120", "--pace", "0.02")
     with tempfile.TemporaryDirectory() as folder:
         for theme in options.theme or THEMES:
             root = Path(folder) / theme / "workspace"
-            with closing_context(root, starter=starter, mode=theme, command=command) as context:
+            with closing_context(root, mode=theme, command=command) as context:
                 context.telemetry.start()
                 window = MainWindow(context)
                 window.show()
-                entries = [entry.key for entry in PAGES if entry.key in (options.page or entry.key)]
                 for size in options.size or SIZES:
                     width, _, height = size.partition("x")
                     window.resize(int(width), int(height))
 
                     grab = functools.partial(save, out, window, f"{size}-{theme}")
+                    window.show_page("train")
                     if scenario == "train":
-                        for key in entries:
-                            window.show_page(key)
-                            grab(key, "loaded" if starter else "empty")
-                    if starter and "train" in entries:
-                        window.show_page("train")
-                        for state in train_states(window, scenario):
-                            grab("train", state)
+                        grab("train", "loaded")
+                    for state in train_states(window, scenario):
+                        grab("train", state)
                 window.close()
                 application.processEvents()
                 window.deleteLater()
@@ -126,15 +99,12 @@ def main() -> int:
     """Grab everything that was asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--page", action="append", choices=[entry.key for entry in PAGES])
     parser.add_argument("--size", action="append")
     parser.add_argument("--theme", action="append", choices=THEMES)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    picture(options.out, options, starter=False, scenario="train")
-    picture(options.out, options, starter=True, scenario="train")
-    if not options.page or "train" in options.page:
-        picture(options.out, options, starter=True, scenario="out-of-memory")
+    for scenario in ("train", "out-of-memory"):
+        picture(options.out, options, scenario)
     return 0
 
 
