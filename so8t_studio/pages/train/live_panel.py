@@ -119,7 +119,7 @@ class LivePanel(QWidget):
         self.smoothing.valueChanged.connect(self._on_smoothing_changed)
         label.setBuddy(self.smoothing)
         row.addWidget(self.smoothing)
-        self.log_button = QPushButton(self.tr("Log"))
+        self.log_button = QPushButton(self.tr("Show log"))
         self.log_button.setObjectName("showLog")
         self.log_button.setAccessibleName(self.tr("Show the log below the charts"))
         self.log_button.setToolTip(self.tr("Show or hide the log below the charts."))
