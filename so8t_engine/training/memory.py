@@ -254,11 +254,11 @@ def _step_bytes(
     loss = spec.loss
     routed = loss.routing == "routed" and spec.model.gates and work.reply
     split = routed and on_gpu and bool(loss.w_verdict or loss.w_danger)
-    rows = 2 * work.rows if split else work.rows  # prompts alone, then prompts with replies
+    rows: float = 2 * work.rows if split else work.rows  # prompts alone, then with replies
     spread = work.head if recomputed else 0
     if not on_gpu:  # passes are cut to a budget of tokens
-        rows = min(rows, max(1, PASS_TOKENS // work.longest))
-    tokens = rows * (work.longest + spread) + (0 if recomputed else work.head)
+        rows = min(rows, max(1.0, PASS_TOKENS / work.longest))
+    tokens = int(rows * (work.longest + spread)) + (0 if recomputed else work.head)
     trained = range(layers[0], shapes.layers)  # all of them carry a gradient
     boundary = tokens * shapes.hidden * width
     one = 0
@@ -269,14 +269,14 @@ def _step_bytes(
         kept = sum(
             kept_by_layer(shapes, spec, width, tokens, lora=index in layers) for index in trained
         )
-        keys = 2 * rows * (work.head + work.longest) * shapes.query * width
+        keys = int(2 * rows * (work.head + work.longest)) * shapes.query * width
         kept += len(trained) * (keys if work.head else 0)
     # Gradients on the way back: of the widest tensors of one layer.
     backward = one + tokens * (2 * shapes.inner * width + shapes.inner * _WIDE) + 2 * boundary
     samples = work.rows if on_gpu else rows
-    prompts = samples * (work.longest + spread - (work.reply if split else 0))
+    prompts = int(samples * (work.longest + spread - (work.reply if split else 0)))
     pet = 3 * prompts * shapes.hidden * _WIDE if loss.pet.weight else 0
-    logits = samples * work.reply * shapes.vocabulary * (width + 3 * _WIDE)
+    logits = int(samples * work.reply) * shapes.vocabulary * (width + 3 * _WIDE)
     return kept + backward, max(0, logits + pet - backward)
 
 

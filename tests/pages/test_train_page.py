@@ -24,7 +24,7 @@ from PySide6.QtWidgets import (
     QToolButton,
 )
 
-from so8t_engine.specs import load_spec
+from so8t_engine.specs import load_spec, preset
 from so8t_engine.workspace.runs import RunState, RunStore
 from so8t_studio.jobs.state import Phase
 from so8t_studio.pages.train.checks import run_checks
@@ -83,7 +83,7 @@ def test_the_child_gets_exactly_the_settings_that_are_shown(qtbot, opened):
     wait_phase(qtbot, page, Phase.DONE)
     run = page.context.persona.runs()[0]
     assert run.spec().optim.lr_lora == 3e-4
-    assert run.spec().optim.epochs == 4.0
+    assert run.spec().optim.epochs == preset("balanced").optim.epochs
     args = page.card.handle.request.args
     assert args[:4] == ["train", "--workspace", str(page.context.workspace.root), "--persona"]
     assert load_spec(Path(args[args.index("--spec") + 1])) == run.spec()
