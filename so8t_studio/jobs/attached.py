@@ -185,10 +185,7 @@ class AttachedWorker(Supervisor):
         waiting, stop, kill = self._take_commands()
         for command in waiting:
             name = command.get("cmd")
-            if name == "pause" and self._state.phase is Phase.RUNNING:
-                self._publish(pause_requested=True)
-            elif name == "resume":
-                self._publish(pause_requested=False)
+            self._publish_asked(command)
             try:
                 write_command(self._run.commands_path, command)
             except OSError as error:
@@ -196,8 +193,7 @@ class AttachedWorker(Supervisor):
                 if name == "stop":
                     terminate_tree(self._found.pid)
         if stop and self._state.phase is not Phase.STOPPING:
-            self._publish(phase=Phase.STOPPING, sentence=phase_sentence(Phase.STOPPING),
-                          next_step="", pause_requested=False)  # fmt: skip
+            self._publish_stopping()
             self._deadline = time.monotonic() + self.patience.grace
         if kill and self._escalation < 2:
             self._escalation = 2

@@ -10,7 +10,7 @@ from typing import Any
 from PySide6.QtCore import QObject, QThread, Signal
 
 from so8t_studio.jobs.request import JobRequest
-from so8t_studio.jobs.state import FINAL, JobState, Phase
+from so8t_studio.jobs.state import FINAL, JobState, Phase, phase_sentence
 
 TICK = 0.1
 REAP_S = 10.0
@@ -109,3 +109,16 @@ class Supervisor(QThread):
     def _publish(self, **changes: Any) -> None:
         self._state = dataclasses.replace(self._state, **changes)
         self.state_changed.emit(self._state)
+
+    def _publish_asked(self, command: dict[str, Any]) -> None:
+        """Show at once that a pause, or its end, was asked for."""
+        name = command.get("cmd")
+        if name == "pause" and self._state.phase is Phase.RUNNING:
+            self._publish(pause_requested=True)
+        elif name == "resume":
+            self._publish(pause_requested=False)
+
+    def _publish_stopping(self) -> None:
+        """Show that a stop was asked for."""
+        sentence = phase_sentence(Phase.STOPPING)
+        self._publish(phase=Phase.STOPPING, sentence=sentence, next_step="", pause_requested=False)

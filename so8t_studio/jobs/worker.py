@@ -141,19 +141,14 @@ class JobWorker(Supervisor):
     def _write_commands(self, child: subprocess.Popen[bytes]) -> None:
         waiting, stop, kill = self._take_commands()
         for command in waiting:
-            name = command.get("cmd")
-            if name == "pause" and self._state.phase is Phase.RUNNING:
-                self._publish(pause_requested=True)
-            elif name == "resume":
-                self._publish(pause_requested=False)
+            self._publish_asked(command)
             try:
                 assert child.stdin is not None
                 child.stdin.write(msgspec.json.encode(command) + b"\n")
             except (OSError, ValueError):  # it is gone; its exit tells the rest
                 break
         if stop and self._state.phase is not Phase.STOPPING:
-            self._publish(phase=Phase.STOPPING, sentence=phase_sentence(Phase.STOPPING),
-                          next_step="", pause_requested=False)  # fmt: skip
+            self._publish_stopping()
             self._arm(self.patience.grace)
         if kill and self._escalation < 2:
             self._escalation = 2

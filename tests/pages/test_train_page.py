@@ -30,21 +30,10 @@ from so8t_studio.jobs.state import Phase
 from so8t_studio.pages.train.checks import run_checks
 from so8t_studio.pages.train.page import LIVE, RUNS, SETUP, TrainPage
 from so8t_studio.widgets.empty_state import EmptyState
+from tests.helpers.train_page import press, wait_phase
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 LEFT = Qt.MouseButton.LeftButton
-
-
-def press(qtbot, page: TrainPage, name: str) -> None:
-    qtbot.mouseClick(page.findChild(QPushButton, name), LEFT)
-
-
-def wait_phase(qtbot, page: TrainPage, *phases: Phase) -> None:
-    def reached() -> bool:
-        handle = page.card.handle
-        return handle is not None and handle.state.phase in phases
-
-    qtbot.waitUntil(reached, timeout=20_000)
 
 
 def visible_buttons(page: TrainPage) -> set[str]:

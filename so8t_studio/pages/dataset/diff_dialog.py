@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from PySide6.QtCore import Qt, Slot
 from PySide6.QtWidgets import (
     QComboBox,
-    QDialog,
     QDialogButtonBox,
     QHBoxLayout,
     QHeaderView,
@@ -44,6 +43,7 @@ from so8t_studio.models.background import Reporter, Task
 from so8t_studio.models.dataset_store import DatasetStore
 from so8t_studio.pages.dataset.diff_view import DiffView
 from so8t_studio.pages.dataset.guard import may_touch_test, rows_of
+from so8t_studio.pages.dataset.task_dialog import TaskDialog
 
 _MAX_LISTED = 5000
 _SIGN = {"added": "+", "removed": "−", "relabelled": "⇄", "edited": "✎"}
@@ -56,7 +56,7 @@ class _Comparison:
     hashes: tuple[str, str]
 
 
-class DiffDialog(QDialog):
+class DiffDialog(TaskDialog):
     """Two states side by side; the right one may be the dataset as it is now."""
 
     def __init__(self, store: DatasetStore, parent: QWidget | None = None) -> None:
@@ -66,7 +66,6 @@ class DiffDialog(QDialog):
         self._snapshots: list[Snapshot] = []
         self._cache: dict[str, list[Sample]] = {}
         self._before: list[Sample] = []
-        self._task: Task | None = None
         self.setObjectName("diffDialog")
         self.setWindowTitle(self.tr("Snapshots and differences"))
         self.resize(960, 620)
@@ -199,15 +198,7 @@ class DiffDialog(QDialog):
 
     def _stop(self) -> None:
         self.progress.hide()
-        if self._task is not None:
-            self._task.stop()
-            self._task.deleteLater()
-            self._task = None
-
-    def done(self, code: int) -> None:
-        """Close; a comparison that still goes on is ended first."""
-        self._stop()
-        super().done(code)
+        super()._stop()
 
     @Slot(object)
     def _on_failed(self, error: Exception) -> None:

@@ -9,7 +9,6 @@ from PySide6.QtCore import Qt, Slot
 from PySide6.QtWidgets import (
     QAbstractItemView,
     QComboBox,
-    QDialog,
     QDialogButtonBox,
     QFileDialog,
     QHBoxLayout,
@@ -36,6 +35,7 @@ from so8t_studio.commands.dataset import rows_text
 from so8t_studio.models.background import Reporter, Task
 from so8t_studio.models.rejected_rows import COLUMNS, RejectedRowsModel
 from so8t_studio.pages.dataset.mapping_table import MappingTable
+from so8t_studio.pages.dataset.task_dialog import TaskDialog
 from so8t_studio.widgets.label_chip import SIGNS
 
 PREVIEW_ROWS = 50
@@ -48,7 +48,7 @@ _PREVIEW_FIELDS = ("label", "request", "context", "response", "rationale", "cate
 _KINDS = {"jsonl": "JSON Lines", "json": "JSON", "csv": "CSV", "tsv": "TSV", "parquet": "Parquet"}
 
 
-class ImportDialog(QDialog):
+class ImportDialog(TaskDialog):
     """Reads ``path`` and offers what it found. After ``accept``: :meth:`samples`, :attr:`mode`."""
 
     def __init__(self, path: Path, rows_now: int, parent: QWidget | None = None) -> None:
@@ -56,7 +56,6 @@ class ImportDialog(QDialog):
         self.path = path
         self.result_rows: ImportResult | None = None
         self._mapping: dict[str, str] | None = None
-        self._task: Task | None = None
         self.setObjectName("importDialog")
         self.setWindowTitle(self.tr("Import {file}").format(file=path.name))
         self.resize(960, 620)
@@ -231,17 +230,6 @@ class ImportDialog(QDialog):
         self._task.succeeded.connect(self._on_previewed if limit else self._on_read)
         self._task.failed.connect(self._on_failed)
         self._task.start()
-
-    def _stop(self) -> None:
-        if self._task is not None:
-            self._task.stop()
-            self._task.deleteLater()
-            self._task = None
-
-    def done(self, code: int) -> None:
-        """Close; a read that still goes on is ended first."""
-        self._stop()
-        super().done(code)
 
     @Slot(object)
     def _on_progressed(self, value: tuple[int, int]) -> None:

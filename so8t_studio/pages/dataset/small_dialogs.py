@@ -27,12 +27,13 @@ from so8t_studio.models.background import Reporter, Task
 from so8t_studio.models.dataset_store import DatasetStore
 from so8t_studio.models.sample_list import Edit
 from so8t_studio.pages.dataset.guard import may_touch_test, rows_of
+from so8t_studio.pages.dataset.task_dialog import TaskDialog
 
 _COUNT_AFTER_MS = 150
 FIELDS = ("request", "context", "response", "rationale", "category", "source")
 
 
-class FindReplaceDialog(QDialog):
+class FindReplaceDialog(TaskDialog):
     """Counts what would change while the user types; one undo step."""
 
     def __init__(
@@ -42,7 +43,6 @@ class FindReplaceDialog(QDialog):
         self._store = store
         self._samples = [s for s in map(store.sample, ids) if s is not None]
         self._edit = Edit()
-        self._task: Task | None = None
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.setInterval(_COUNT_AFTER_MS)
@@ -136,16 +136,9 @@ class FindReplaceDialog(QDialog):
         self._task.failed.connect(self._on_failed)
         self._task.start()
 
-    def _stop(self) -> None:
-        if self._task is not None:
-            self._task.stop()
-            self._task.deleteLater()
-            self._task = None
-
     def done(self, code: int) -> None:
-        """Close; a count that still goes on is ended first."""
+        """Close; nothing is begun any more."""
         self._timer.stop()
-        self._stop()
         super().done(code)
 
     @Slot(object)

@@ -9,7 +9,6 @@ import msgspec
 from PySide6.QtCore import Qt, QTimer, Slot
 from PySide6.QtWidgets import (
     QCheckBox,
-    QDialog,
     QDialogButtonBox,
     QFormLayout,
     QHeaderView,
@@ -30,6 +29,7 @@ from so8t_engine.samples.split import assign_splits, split_table, straddling
 from so8t_studio.commands.dataset import assign_all_splits, rows_text
 from so8t_studio.models.background import Reporter, Task
 from so8t_studio.models.dataset_store import DatasetStore
+from so8t_studio.pages.dataset.task_dialog import TaskDialog
 from so8t_studio.widgets.label_chip import SIGNS
 
 _split_of = attrgetter("split")
@@ -42,7 +42,7 @@ class _Divided:
     straddling: int
 
 
-class SplitDialog(QDialog):
+class SplitDialog(TaskDialog):
     """Shows what a split would be; applies it as one undo step. The test split stays locked."""
 
     def __init__(self, store: DatasetStore, parent: QWidget | None = None) -> None:
@@ -50,7 +50,6 @@ class SplitDialog(QDialog):
         self._store = store
         self._result: list[Sample] = []
         self._groups: list[list[int]] | None = None
-        self._task: Task | None = None
         self.setObjectName("splitDialog")
         self.setWindowTitle(self.tr("Split the data"))
         self.resize(600, 600)
@@ -168,16 +167,9 @@ class SplitDialog(QDialog):
         self._task.failed.connect(self._on_failed)
         self._task.start()
 
-    def _stop(self) -> None:
-        if self._task is not None:
-            self._task.stop()
-            self._task.deleteLater()
-            self._task = None
-
     def done(self, code: int) -> None:
-        """Close; work that still goes on is ended first."""
+        """Close; nothing is begun any more."""
         self._timer.stop()
-        self._stop()
         super().done(code)
 
     @Slot(object)
