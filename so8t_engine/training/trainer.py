@@ -77,6 +77,9 @@ class PersonaTrainer(Trainer):  # type: ignore[misc]  # transformers has no type
         # The persona's parts are where they belong (some of them off the device), and gradients are
         # summed over processes by hand: neither placement nor a DDP wrapper is wanted.
         self.accelerator.prepare_model = lambda prepared, **_: prepared
+        # A base is loaded for evaluation; until its layers too are told that they train, they keep
+        # all activations instead of recomputing them, and dropout does nothing.
+        model.train()
 
     @staticmethod
     def _passes(model: PersonaModel, spec: TrainSpec) -> Passes:

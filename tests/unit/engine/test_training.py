@@ -182,6 +182,29 @@ def test_a_routed_step_equals_two_backward_passes_over_the_same_rows(
         torch.testing.assert_close(gradient, expected, rtol=2e-3, atol=2e-5, msg=name)
 
 
+@pytest.mark.parametrize("recomputed", [True, False])
+def test_the_first_step_recomputes_activations_where_it_should(
+    tiny_base: Bases, monkeypatch: pytest.MonkeyPatch, recomputed: bool
+) -> None:
+    """The base comes in evaluation mode, in which its layers would silently keep everything."""
+    model = disturb(build(load_tiny(tiny_base("llama"))))
+    model.share_head = False  # one pass over head and rows, as under recomputation
+    if recomputed:
+        model.recompute_activations()
+    assert model.gates is not None
+    used: list[int] = []
+    apply = model.gates.apply_product
+
+    def count(index: int, x: torch.Tensor, **options: bool) -> torch.Tensor:
+        used.append(index)
+        return apply(index, x, **options)
+
+    monkeypatch.setattr(model.gates, "apply_product", count)
+    spec = tiny_spec(tiny_base("llama"), loss_w_task=0.0)
+    one_step(model, spec, [EncodedSample((5, 9, 14, 22), 4, 0, False)], [1])
+    assert sorted(used) == sorted(list(range(len(model.layers))) * (2 if recomputed else 1))
+
+
 @pytest.mark.parametrize("gates", [True, False])
 def test_micro_batches_without_any_reply_are_fine(
     tiny_base: Bases, tmp_path: Path, gates: bool
