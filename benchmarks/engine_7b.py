@@ -334,6 +334,8 @@ def compare_pairs(options: argparse.Namespace) -> list[dict[str, Any]]:
     print("|---|---|---|---|---|---|---|")
     found: list[dict[str, Any]] = []
     for left, right, _ in RATIOS:
+        if left not in options.arms or right not in options.arms:
+            continue
         for losses in options.losses:
             if losses in losses_of(ARMS[left][0]):
                 found += compare_pair(left, right, losses, options)

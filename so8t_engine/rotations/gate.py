@@ -26,7 +26,7 @@ from so8t_engine.rotations import so8
 Sharing = Literal["per_block", "shared"]
 Routing = Literal["routed", "joint"]
 Side = Literal["verdict", "task"]
-_LeafKey = tuple[int, torch.dtype, Side]
+_Copy = tuple[torch.dtype, torch.device]
 HEAD = "head"
 
 
@@ -96,8 +96,8 @@ class GateBank(nn.Module):
         self._built_from: tuple[int, int] | None = None
         self._graph: Tensor | None = None
         self._product: Tensor | None = None
-        self._grouped: dict[torch.dtype, Tensor] = {}
-        self._leaves: dict[_LeafKey, Tensor] = {}
+        self._grouped: dict[_Copy, Tensor] = {}
+        self._leaves: dict[tuple[_Copy, Side], tuple[Tensor, tuple[Tensor, ...]]] = {}
         self._head_safe: Tensor | None = None
 
     def _versions(self) -> tuple[int, int]:
@@ -134,23 +134,24 @@ class GateBank(nn.Module):
         assert self._product is not None
         return self._product
 
-    def _leaf(self, index: int, x: Tensor, side: Side) -> Tensor:
-        """Return the product of one gate as :func:`so8t_engine.rotations.so8.grouped` has it.
+    def _parts(self, x: Tensor, side: Side) -> tuple[Tensor, ...]:
+        """Return the product of every gate as :func:`so8t_engine.rotations.so8.grouped` has it.
 
-        It has the dtype and device of ``x``, is cast once, and collects gradients of one side.
+        They have the dtype and device of ``x``, are cast once, and are views of one leaf that
+        collects the gradients of one side: in one tensor, whatever the number of gates.
         """
         product = self.product()
-        key = (index, x.dtype, side)
-        leaf = self._leaves.get(key)
-        if leaf is None or leaf.device != x.device:
-            groups = self._grouped.get(x.dtype)
-            if groups is None or groups.device != x.device:
+        copy = (x.dtype, x.device)
+        known = self._leaves.get((copy, side))
+        if known is None:
+            groups = self._grouped.get(copy)
+            if groups is None:
                 groups = so8.grouped(product, self.hidden_size // so8.DIM)
-                groups = groups.to(device=x.device, dtype=x.dtype)
-                self._grouped[x.dtype] = groups
-            leaf = groups[index].detach().requires_grad_(self._graph is not None)
-            self._leaves[key] = leaf
-        return leaf
+                groups = self._grouped[copy] = groups.to(device=x.device, dtype=x.dtype)
+            leaf = groups.detach().requires_grad_(self._graph is not None)
+            with torch.enable_grad():  # also where a forward pass without gradient comes first
+                known = self._leaves[copy, side] = (leaf, leaf.unbind())
+        return known[1]
 
     def apply_product(self, index: int, x: Tensor, *, task_only: bool = False) -> Tensor:
         """Return ``R_cmd R_safe x`` by gate ``index``; ``x`` is ``[..., D]``, and so the result.
@@ -158,11 +159,11 @@ class GateBank(nn.Module):
         While :attr:`split` is set, the first ``split`` rows of ``x`` give their gradient to the
         verdict side and the others to the task side; with ``task_only`` all rows to the latter.
         """
-        first = self._leaf(index, x, "verdict")
+        first = self._parts(x, "verdict")[index]
         split = 0 if task_only and self.split is not None else self.split
         if split is None:
             return so8.apply_groups(first, x)
-        return so8.apply_groups(first, x, second=self._leaf(index, x, "task"), split=split)
+        return so8.apply_groups(first, x, second=self._parts(x, "task")[index], split=split)
 
     def apply_head_safe(self, x: Tensor) -> Tensor:
         """Return ``R_safe x`` by the head gate; ``x`` is ``[..., D]``."""
@@ -173,7 +174,7 @@ class GateBank(nn.Module):
     def leaves(self) -> list[Tensor]:
         """Return what the backward pass has to reach: the rotations of the last forward pass."""
         head = [self._head_safe] if self._head_safe is not None else []
-        return [*self._leaves.values(), *head]
+        return [*(leaf for leaf, _ in self._leaves.values()), *head]
 
     def collect(self, side: Side) -> None:
         """Book the gradients that the last backward pass left on the leaves.
@@ -188,16 +189,14 @@ class GateBank(nn.Module):
 
     def _taken(self, side: Side) -> Tensor | None:
         """Return and clear the gradients of the leaves of one side, ``[G, K, 8, 8]`` float32."""
-        found: dict[int, Tensor] = {}
-        for (index, _, owner), leaf in self._leaves.items():
+        found: Tensor | None = None
+        for (_, owner), (leaf, _) in self._leaves.items():
             if owner == side and leaf.grad is not None:
-                found[index] = found[index] + leaf.grad if index in found else leaf.grad
+                # Under autocast a pass may use copies of two dtypes.
+                gradient = leaf.grad.to(device=self.theta_safe.device, dtype=torch.float32)
+                found = gradient if found is None else found + gradient
                 leaf.grad = None
-        if not found:
-            return None
-        some = next(iter(found.values()))
-        groups = [found.get(index, torch.zeros_like(some)) for index in range(len(self.names))]
-        return so8.ungrouped(_stacked(groups), shared=self.sharing == "shared")
+        return None if found is None else so8.ungrouped(found, shared=self.sharing == "shared")
 
     def _book(self, key: str, gradient: Tensor | None) -> None:
         if gradient is not None:
@@ -260,10 +259,3 @@ class GateBank(nn.Module):
             "mean_angle_safe": float(so8.angles(safe)[..., 0].mean()),
             "mean_angle_cmd": float(so8.angles(cmd)[..., 0].mean()),
         }
-
-
-def _stacked(gradients: list[Tensor]) -> Tensor:
-    """Stack gradients and widen them to float32; under autocast their dtypes may differ."""
-    if len({gradient.dtype for gradient in gradients}) > 1:
-        gradients = [gradient.float() for gradient in gradients]
-    return torch.stack(gradients).float()
