@@ -365,7 +365,9 @@ def test_parts_leave_the_gpu(tiny_base: Bases, family: str, base_dtype: str, dro
     model.offload(embeddings=True, lm_head=False)
     on_gpu = model.decoder.embed_tokens.weight.is_cuda
     assert on_gpu == (family == "llama")  # a tied matrix stays for the LM head
-    torch.testing.assert_close(verdicts(model, batch), before, rtol=2e-2, atol=2e-2)
+    # Products with 4-bit weights take another kernel, and round otherwise, for fewer rows.
+    near = 6e-2 if nf4 else 2e-2
+    torch.testing.assert_close(verdicts(model, batch), before, rtol=near, atol=near)
     found = gradients(model, batch)
     assert all(gradient.isfinite().all() for gradient in found.values())
 

@@ -147,6 +147,22 @@ def test_gradcheck_through_generator_exponential_and_application(rotations: int)
     assert torch.autograd.gradcheck(gate, (safe, cmd, x))
 
 
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 2e-5)])
+@settings(max_examples=40, deadline=None)
+@given(theta=thetas(), seed=st.integers(0, 1000))
+def test_gradient_is_that_of_the_general_matrix_exponential(
+    dtype: torch.dtype, bound: float, theta: torch.Tensor, seed: int
+) -> None:
+    upstream = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(seed)).double()
+    theta = theta.to(dtype).requires_grad_()
+    (found,) = torch.autograd.grad(so8.rotation(theta), theta, upstream.to(dtype))
+    general = torch.matrix_exp(so8.generator(theta.double()))
+    (expected,) = torch.autograd.grad(general, theta, upstream)
+    assert found.dtype == dtype
+    error = (found.double() - expected.double()).abs().max()
+    assert error <= bound * upstream.norm()
+
+
 def test_zero_generator_is_exactly_the_identity() -> None:
     rotation = so8.rotation(torch.zeros(5, 28))
     assert torch.equal(rotation, torch.eye(8).expand(5, 8, 8))
