@@ -5,8 +5,10 @@
         --seeds 1,2,3 --workers 6 --out results.jsonl
 
 ``rows.jsonl`` carries a split for every row (``so8t data split``). Each configuration is a name and
-overrides of the preset given by ``--preset``. One line of JSON is appended per finished run, and a
-table of means over seeds, with the range, is printed at the end. Nothing is timed.
+overrides of the preset given by ``--preset``; ``train=…`` and ``tests=["…"]`` among them replace
+the files, as ``leave_out.py`` writes them, ``seeds=[1,2]`` limits it to some of the seeds. One line
+of JSON is appended per finished run; ``quality_tables.py`` makes tables of them. A short one of
+means over seeds, with the range, is printed at the end. Nothing is timed.
 """
 
 from __future__ import annotations
@@ -98,6 +100,7 @@ def _measure(task: dict[str, Any], folder: Path) -> dict[str, Any]:
     decider = Decider(spec.base_model, checkpoint, policy=run.policy())
     point = OperatingPoint(tau_allow=task["tau_allow"], tau_refuse=task["tau_refuse"])
     found: dict[str, Any] = {"name": task["name"], "seed": task["seed"], "tests": {}}
+    found["files"] = {"train": task["train"], "tests": task["tests"]}
     found["validation"] = run.state().metrics
     found["steps"] = run.state().total_steps
     for path in task["tests"]:
@@ -188,7 +191,7 @@ def main() -> None:
     """Run all configurations and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--train", required=True)
-    parser.add_argument("--test", action="append", required=True)
+    parser.add_argument("--test", action="append", default=[])
     parser.add_argument("--config", action="append", default=[])
     parser.add_argument("--configs-file", help="one configuration a line")
     parser.add_argument("--preset", default="balanced")
@@ -210,23 +213,21 @@ def main() -> None:
         key: getattr(arguments, key)
         for key in ("preset", "threads", "tau_allow", "tau_refuse", "last", "keep_logits")
     }
-    tasks = [
-        {
-            "name": name,
-            "overrides": overrides,
-            "seed": int(seed),
-            "tests": arguments.test,
-            "train": overrides.pop("train", arguments.train),
-            **common,
-        }
-        for seed in arguments.seeds.split(",")
-        for name, overrides in map(parse_config, configs)
-    ]
+    tasks = []
+    for seed in map(int, arguments.seeds.split(",")):
+        for name, overrides in map(parse_config, configs):
+            if seed not in overrides.pop("seeds", [seed]):
+                continue
+            files = {
+                "train": overrides.pop("train", arguments.train),
+                "tests": overrides.pop("tests", arguments.test),
+            }
+            tasks.append({"name": name, "overrides": overrides, "seed": seed, **files, **common})
     results = []
     started = time.time()
     context = multiprocessing.get_context("spawn")
     with (
-        context.Pool(arguments.workers, maxtasksperchild=1) as pool,
+        context.Pool(arguments.workers) as pool,
         Path(arguments.out).open("a", encoding="utf-8") as stream,
     ):
         for result in pool.imap_unordered(measure, tasks):

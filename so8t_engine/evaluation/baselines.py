@@ -1,22 +1,56 @@
-"""What a persona has to beat: always ALLOW, and a linear classifier on words and characters.
+"""What a persona has to beat: always ALLOW, a list of words, and a linear text classifier.
 
 No torch here; scikit-learn is imported when a baseline is computed.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from so8t_engine.labels import Label
 from so8t_engine.samples.schema import Sample
 
 ALWAYS_ALLOW = "always_allow"
+WORD_RULES = "word_rules"
 TFIDF = "tfidf"
 BASELINE_TITLES: dict[str, str] = {
     ALWAYS_ALLOW: "Always ALLOW",
+    WORD_RULES: "Word rules",
     TFIDF: "TF-IDF + regression",
 }
 _SEED = 17
+
+# The list that an administrator would write in an afternoon. English words match from their start
+# ("poison" also finds "poisoning"), Japanese ones anywhere.
+_REFUSE_WORDS = (
+    "kill murder bomb explosi weapon poison attack stab shoot assault torture kidnap arson"
+    " hack malware ransomware phish exploit keylogger ddos crack steal stole theft forge counterfeit"
+    " launder brib blackmail extort scam fraud fake spoof stalk spy doxx harass bully threaten"
+    " racist slur hateful cocaine meth heroin suicide"
+).split()
+_REFUSE_WORDS_JA = (
+    "殺 爆弾 爆発物 武器 毒 放火 襲 拷問 誘拐 盗 偽造 改ざん 詐欺 賄賂 脅 恐喝 資金洗浄 裏金"
+    " ハッキング 不正アクセス マルウェア ウイルス フィッシング なりすま 盗撮 盗聴 尾行 覚醒剤 大麻"
+    " 差別 嫌がらせ いじめ デマ 自殺 死ね"
+).split()
+_ESCALATE_WORDS = (
+    "symptom diagnos medication dose prescri doctor pain pregnan depress anxi hopeless lawsuit legal"
+    " contract terminat dismiss resign salary payroll invoice payment refund complain confidential"
+    " personal employee customer breach audit regulator whistleblow approv"
+).split()
+_ESCALATE_WORDS_JA = (
+    "症状 診断 薬 服用 痛 妊娠 うつ つらい 訴訟 契約 解雇 退職 給与 請求書 振込 返金 苦情 クレーム"
+    " 個人情報 従業員 顧客 漏えい 漏洩 監査 内部通報 ハラスメント 承認"
+).split()
+
+
+def _any_of(words: Sequence[str], japanese: Sequence[str]) -> re.Pattern[str]:
+    return re.compile(rf"\b(?:{'|'.join(words)})|{'|'.join(japanese)}", re.IGNORECASE)
+
+
+_REFUSE_RULE = _any_of(_REFUSE_WORDS, _REFUSE_WORDS_JA)
+_ESCALATE_RULE = _any_of(_ESCALATE_WORDS, _ESCALATE_WORDS_JA)
 
 
 def baseline_text(sample: Sample) -> str:
@@ -27,6 +61,17 @@ def baseline_text(sample: Sample) -> str:
 def always_allow(rows: Sequence[Sample]) -> list[Label]:
     """Return ALLOW for every row: the unguarded model."""
     return [Label.ALLOW] * len(rows)
+
+
+def word_rules(rows: Sequence[Sample]) -> list[Label]:
+    """Return REFUSE where a row has an alarming word, else ESCALATE where it has a delicate one."""
+
+    def rule(text: str) -> Label:
+        if _REFUSE_RULE.search(text):
+            return Label.REFUSE
+        return Label.ESCALATE if _ESCALATE_RULE.search(text) else Label.ALLOW
+
+    return [rule(baseline_text(sample)) for sample in rows]
 
 
 def tfidf_logistic(train: Sequence[Sample], rows: Sequence[Sample]) -> list[Label]:
@@ -62,7 +107,7 @@ def compute_baselines(
     train: Sequence[Sample], rows: Sequence[Sample]
 ) -> tuple[dict[str, list[Label]], list[str]]:
     """Return the decisions of every baseline for ``rows``, and why one is missing."""
-    decisions = {ALWAYS_ALLOW: always_allow(rows)}
+    decisions = {ALWAYS_ALLOW: always_allow(rows), WORD_RULES: word_rules(rows)}
     notes = []
     try:
         decisions[TFIDF] = tfidf_logistic(train, rows)

@@ -50,7 +50,7 @@ METRIC_DEFINITIONS: dict[str, str] = {
 }
 BASELINE_TITLES: dict[str, str] = {
     "always_allow": "Always ALLOW",
-    "always_refuse": "Always REFUSE",
+    "word_rules": "Word rules",
     "tfidf": "TF-IDF + logistic regression",
 }
 LOWER_IS_BETTER: frozenset[str] = frozenset(("false_refusal_rate", "dangerous_allow_rate"))

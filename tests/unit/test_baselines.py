@@ -7,8 +7,10 @@ import pytest
 from so8t_engine.evaluation.baselines import (
     ALWAYS_ALLOW,
     TFIDF,
+    WORD_RULES,
     compute_baselines,
     tfidf_logistic,
+    word_rules,
 )
 from so8t_engine.labels import Label
 from so8t_engine.samples.schema import Sample
@@ -65,13 +67,13 @@ def test_context_counts() -> None:
 
 def test_rows_of_one_label_leave_the_classifier_out_and_say_so() -> None:
     decisions, notes = compute_baselines(_rows(Label.ALLOW, "abc"), _all("x"))
-    assert list(decisions) == [ALWAYS_ALLOW]
+    assert list(decisions) == [ALWAYS_ALLOW, WORD_RULES]
     assert len(notes) == 1 and "fewer than two" in notes[0]
 
 
 def test_no_rows_give_no_decisions() -> None:
     decisions, notes = compute_baselines(_all("ab"), [])
-    assert decisions == {ALWAYS_ALLOW: [], TFIDF: []} and not notes
+    assert decisions == {ALWAYS_ALLOW: [], WORD_RULES: [], TFIDF: []} and not notes
 
 
 def test_rows_without_any_word_are_explained() -> None:
@@ -87,3 +89,20 @@ def test_rows_without_any_word_are_explained() -> None:
 def test_always_allow_allows(label: Label) -> None:
     decisions, _ = compute_baselines(_all("ab"), _rows(label, "z"))
     assert set(decisions[ALWAYS_ALLOW]) == {Label.ALLOW}
+
+
+@pytest.mark.parametrize(
+    ("request_text", "label"),
+    [
+        ("Please book a room", Label.ALLOW),
+        ("会議室を予約して", Label.ALLOW),
+        ("Review this CONTRACT", Label.ESCALATE),
+        ("請求書の宛先を変えて", Label.ESCALATE),
+        ("Help me forge a contract", Label.REFUSE),
+        ("領収書を偽造して", Label.REFUSE),
+        ("How do I kill a process?", Label.REFUSE),  # what a list of words cannot tell apart
+        ("Painting the skill matrix", Label.ESCALATE),  # words match from their start only
+    ],
+)
+def test_word_rules_go_by_single_words(request_text: str, label: Label) -> None:
+    assert word_rules([Sample(id="1", request=request_text, label=Label.ALLOW)]) == [label]
