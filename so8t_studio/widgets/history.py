@@ -166,26 +166,28 @@ class History:
         return float(xs[best]), float(self._y.view[best])
 
 
-def smooth(y: ArrayLike, factor: float) -> Floats:
+def smooth(y: ArrayLike, factor: float, before: float | None = None) -> Floats:
     """Return the exponential moving average of ``y`` ``[N]``; ``factor`` in [0, 1) is the memory.
 
-    Gaps keep the last average. The start is unbiased: the first value counts in full.
+    Gaps keep the last average. It goes on from ``before``; without that the start is unbiased: the
+    first value counts in full.
     """
     values = np.array(y, dtype=np.float64)
     if not len(values) or factor <= 0:
         return values
     known = np.isfinite(values)
-    if not known.any():
-        return values
-    index = np.maximum.accumulate(np.where(known, np.arange(len(values)), -1))
-    filled = np.where(index >= 0, values[np.maximum(index, 0)], values[np.argmax(known)])
+    filled = values[known]
+    if not len(filled):
+        return values if before is None else np.full_like(values, before)
     # Within a block the average is a weighted cumulative sum; blocks keep the weights in range.
     block = max(1, min(512, int(200 / -np.log10(factor))))
     out = np.empty_like(filled)
-    before = filled[0]
+    last = filled[0] if before is None else before
     for start in range(0, len(filled), block):
         part = filled[start : start + block]
         powers = factor ** np.arange(1, len(part) + 1)
-        out[start : start + len(part)] = powers * (before + (1 - factor) * np.cumsum(part / powers))
-        before = out[start + len(part) - 1]
-    return out
+        out[start : start + len(part)] = powers * (last + (1 - factor) * np.cumsum(part / powers))
+        last = out[start + len(part) - 1]
+    # Every place takes the average of the last known value up to it.
+    place = np.cumsum(known) - 1
+    return np.where(place >= 0, out[np.maximum(place, 0)], out[0] if before is None else before)

@@ -179,8 +179,17 @@ class LivePlot(QFrame):
         """Add points to a curve."""
         series = self._series[key]
         series.history.extend(x, y)
-        series.smoothed = None
+        if series.smoothed is not None:
+            self._smooth_on(series.smoothed, np.atleast_1d(x), np.atleast_1d(y))
         self._schedule()
+
+    def _smooth_on(self, smoothed: History, x: np.ndarray, y: np.ndarray) -> None:
+        """Add the average of new points without looking at all the older ones again."""
+        if not len(x):
+            return
+        older = int(np.searchsorted(smoothed.x, float(x[0])))
+        last = float(smoothed.y[older - 1]) if older else np.nan
+        smoothed.extend(x, smooth(y, self._smoothing, last if np.isfinite(last) else None))
 
     def append_band(self, key: str, x: float, low: float | None, high: float | None) -> None:
         """Add the ends of an interval around a curve."""

@@ -88,6 +88,22 @@ def test_smoothing_draws_a_moving_average_and_keeps_the_values(plot):
     assert list(drawn(plot, "a")) == noisy
 
 
+def test_a_moving_average_grows_point_by_point_as_at_once(plot):
+    values = np.random.default_rng(5).random(300)
+    values[[7, 8, 200]] = np.nan
+    plot.extend("a", range(300), values)
+    plot.set_smoothing(0.9)
+    at_once = drawn(plot, "a").copy()
+    plot.clear()
+    plot.extend("a", range(4), values[:4])
+    drawn(plot, "a")
+    for x in range(4, 300):
+        plot.append("a", x, values[x])
+    assert np.allclose(drawn(plot, "a"), at_once, atol=1e-6)
+    plot.extend("a", range(150, 300), values[150:])  # a resumed run
+    assert np.allclose(drawn(plot, "a"), at_once, atol=1e-6)
+
+
 def test_a_resumed_run_replaces_what_happens_again(plot):
     plot.extend("a", range(1, 11), np.ones(10))
     plot.extend("a", range(6, 13), np.full(7, 2.0))

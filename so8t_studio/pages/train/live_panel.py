@@ -31,6 +31,7 @@ from so8t_studio.widgets.stat_tile import StatTile
 CHART_HEIGHT = 260
 TWO_COLUMNS = 860
 LOG_HEIGHT = 440
+SMOOTHING = 90  # percent; single steps of a few rows say little
 
 
 class LivePanel(QWidget):
@@ -81,6 +82,7 @@ class LivePanel(QWidget):
         self._wide: bool | None = None
         self._last_epoch = 0.0
         self._log_chosen = False
+        self.smoothing.setValue(SMOOTHING)
         self._arrange(True)
 
     # -- construction ---------------------------------------------------------------------------
@@ -110,15 +112,20 @@ class LivePanel(QWidget):
         label = QLabel(self.tr("Smoothing"))
         label.setProperty("role", "caption")
         row.addWidget(label)
+        self.smoothing_value = QLabel()
+        self.smoothing_value.setProperty("role", "caption")
         self.smoothing = QSlider(Qt.Orientation.Horizontal)
         self.smoothing.setObjectName("smoothing")
         self.smoothing.setAccessibleName(self.tr("Smoothing of the training curves"))
-        self.smoothing.setToolTip(self.tr("Moving average of the training curves."))
+        self.smoothing.setToolTip(
+            self.tr("Moving average of the training curves; pointing at one shows its own values.")
+        )
         self.smoothing.setRange(0, 98)
         self.smoothing.setFixedWidth(140)
         self.smoothing.valueChanged.connect(self._on_smoothing_changed)
         label.setBuddy(self.smoothing)
         row.addWidget(self.smoothing)
+        row.addWidget(self.smoothing_value)
         self.log_button = QPushButton(self.tr("Show log"))
         self.log_button.setObjectName("showLog")
         self.log_button.setAccessibleName(self.tr("Show the log below the charts"))
@@ -301,5 +308,6 @@ class LivePanel(QWidget):
 
     @Slot(int)
     def _on_smoothing_changed(self, value: int) -> None:
+        self.smoothing_value.setText(f"{value / 100:.2f}")
         for plot in (self.loss, self.flow, self.speed):
             plot.set_smoothing(value / 100)
