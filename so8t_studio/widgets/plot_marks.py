@@ -10,7 +10,8 @@ from PySide6.QtGui import QPen
 
 from so8t_studio.theme import Theme
 
-GAP, LETTER = 14, 6  # pixels between the texts of marks, and of a letter
+GAP, LETTER = 8, 6  # pixels between the texts of marks, and of a letter
+RIGHT_OF_LINE, LEFT_OF_LINE = (0.0, 0.5), (1.0, 0.5)
 QUIET_MARKS = 40  # more lines than that would hide the curves
 
 
@@ -53,20 +54,25 @@ class PlotMarks:
         self.marks.clear()
 
     def place(self) -> None:
-        """Show the text of a mark only where it does not run into the one before."""
+        """Put texts right of their lines, left of the last ones, and hide what would overlap."""
         view = self._plot.getViewBox()
         (first, last), _ = view.viewRange()
-        scale = view.width() / max(last - first, 1e-12)
+        width = view.width()
+        scale = width / max(last - first, 1e-12)
         for quiet in (False, True):
-            before = float("-inf")
+            end = float("-inf")
             for mark in sorted(self.marks, key=lambda mark: mark.x):
                 if mark.quiet != quiet:
                     continue
-                at = (mark.x - first) * scale
-                shown = at - before >= GAP + LETTER * len(mark.text)
+                at, length = (mark.x - first) * scale, GAP + LETTER * len(mark.text)
+                fits = at + length <= width
+                start = at if fits else at - length
+                mark.line.label.anchors = [RIGHT_OF_LINE if fits else LEFT_OF_LINE] * 2
+                mark.line.label.updatePosition()
+                shown = start >= end
                 mark.line.label.setVisible(bool(shown))
                 if shown:
-                    before = at
+                    end = start + length
 
     def restyle(self) -> None:
         """Take over the colours of the theme."""

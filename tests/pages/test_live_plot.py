@@ -145,3 +145,20 @@ def test_texts_of_marks_do_not_run_into_each_other(plot):
     plot._on_range_changed_manually()
     plot.redraw()
     assert all(mark.line.label.isVisible() for mark in plot._marks.marks if mark.x < 200)
+
+
+def test_texts_of_marks_stay_apart_and_inside(plot, qtbot):
+    plot.extend("a", range(1600), np.zeros(1600))
+    for number in range(2, 12):
+        plot.add_mark(150 * (number - 1), f"pass {number}", quiet=True)
+    plot.redraw()
+    qtbot.wait(50)  # the scene takes over the new range
+    plot.redraw()
+    labels = [mark.line.label for mark in plot._marks.marks if mark.line.label.isVisible()]
+    spans = sorted(
+        (rect.left(), rect.right())
+        for rect in (label.mapRectToScene(label.boundingRect()) for label in labels)
+    )
+    assert len(spans) >= 2
+    assert all(left[1] <= right[0] for left, right in zip(spans, spans[1:], strict=False))
+    assert spans[-1][1] <= plot._widget.width()
