@@ -224,6 +224,7 @@ class Collator:
 
 
 Passes = Literal["one", "split", "two"]
+MOST_PADDING = 0.5
 
 
 class StepCollator:
@@ -233,7 +234,8 @@ class StepCollator:
       of them is on.
     - ``split``: every prompt as a row of its own, and beside it, in the same pass, prompt and reply
       of each sample that has a reply. One forward and one backward pass serve both sides, which is
-      what counts where each layer costs a fixed time (NF4 on CUDA).
+      what counts where each layer costs a fixed time (NF4 on CUDA). Where few long replies would
+      pad many short prompts to their own length, the batch is read in two passes all the same.
     - ``two``: the same rows in two passes without padding prompts to the length of replies, which
       is what counts where each position costs the same (CPU).
 
@@ -259,7 +261,7 @@ class StepCollator:
         if self.passes == "one" or not replies:
             return MicroBatch(self._cut(rows), len(rows))
         prompts = [_prompt_alone(row) for row in rows]
-        if self.passes == "split":
+        if self.passes == "split" and _share_of_padding(prompts, replies) < MOST_PADDING:
             return MicroBatch([self.collator([*prompts, *replies], split=len(rows))], len(rows))
         # Half the tokens where each of many may need a logit for every word of the vocabulary.
         return MicroBatch([*self._cut(prompts), *self._cut(replies, split=0, share=2)], len(rows))
@@ -271,6 +273,13 @@ class StepCollator:
             return [self.collator(rows, split=split)]
         groups = token_batches([len(row.ids) for row in rows], self.budget // share)
         return [self.collator([rows[index] for index in group], split=split) for group in groups]
+
+
+def _share_of_padding(prompts: list[EncodedSample], replies: list[EncodedSample]) -> float:
+    """Return which share of the tokens of a common pass two passes would not have."""
+    longest, reply = (max(len(row.ids) for row in rows) for rows in (prompts, replies))
+    apart = len(prompts) * longest + len(replies) * reply
+    return 1 - apart / ((len(prompts) + len(replies)) * max(longest, reply))
 
 
 def _prompt_alone(row: EncodedSample) -> EncodedSample:

@@ -96,6 +96,18 @@ def test_collator_marks_verdict_and_reply_positions() -> None:
     assert batch.reply_targets.tolist() == [21, 22]
 
 
+def test_one_long_reply_does_not_pad_many_short_prompts() -> None:
+    short = [EncodedSample(tuple(range(1, 7)), 6, 0, False)] * 9
+    long = EncodedSample(tuple(range(1, 61)), 6, 1, False)
+    collate = StepCollator(Collator(torch.tensor([1, 2]), pad_id=99), "split")
+    micro = collate([*short, long])
+    assert [part.batch.rows.shape for part in micro.passes] == [(10, 6), (1, 60)]
+    assert [len(part.labels) for part in micro.passes] == [10, 0]
+    assert len(micro) == 10
+    (only,) = collate([long, long]).passes  # half of two rows of 6 and two of 60 is not padding
+    assert only.batch.rows.shape == (4, 60) and only.batch.split == 2
+
+
 @pytest.mark.parametrize("passes", ["split", "two"])
 def test_a_routed_step_gives_either_side_rows_of_its_own(passes: Passes) -> None:
     rows = [
