@@ -46,7 +46,7 @@ def evaluate(
     events: EventsOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a run on rows with known labels, beside two baselines.
+    """Measure a run on rows with known labels, beside the baselines.
 
     The result, with the logits of every row, is saved in the run's folder evaluations/. Rows of a
     file that cannot be read are named and left out, with exit code 3.
