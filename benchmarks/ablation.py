@@ -227,7 +227,7 @@ def main() -> None:
     started = time.time()
     context = multiprocessing.get_context("spawn")
     with (
-        context.Pool(arguments.workers) as pool,
+        context.Pool(arguments.workers, maxtasksperchild=1) as pool,
         Path(arguments.out).open("a", encoding="utf-8") as stream,
     ):
         for result in pool.imap_unordered(measure, tasks):

@@ -12,6 +12,7 @@ set of decisions per experiment; their training rows, for the linear baseline, a
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -47,6 +48,12 @@ HEADER = (
 DRAWS = 1000
 Logits = NDArray[np.float64]
 Labels = NDArray[np.int64]
+
+
+def read_runs(path: Path) -> list[dict[str, Any]]:
+    """Return the runs of a file of JSON lines, which may be packed with gzip."""
+    raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    return [json.loads(text) for text in raw.decode("utf-8").splitlines() if text.strip()]
 
 
 def labels_of(rows: Sequence[Sample]) -> Labels:
@@ -266,12 +273,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(), help="where paths in runs begin")
     parser.add_argument("--only", help="names that contain this")
     options = parser.parse_args()
-    runs = [
-        json.loads(text)
-        for path in options.runs
-        for text in path.read_text("utf-8").splitlines()
-        if text.strip()
-    ]
+    runs = [run for path in options.runs for run in read_runs(path)]
     for run in runs:
         if "error" in run:
             print(f"failed: {run['name']}, seed {run['seed']}")
