@@ -24,29 +24,30 @@ _SEED = 17
 # The list that an administrator would write in an afternoon. English words match from their start
 # ("poison" also finds "poisoning"), Japanese ones anywhere.
 _REFUSE_WORDS = (
-    "kill murder bomb explosi weapon poison attack stab shoot assault torture kidnap arson"
-    " hack malware ransomware phish exploit keylogger ddos crack steal stole theft forge counterfeit"
-    " launder brib blackmail extort scam fraud fake spoof stalk spy doxx harass bully threaten"
-    " racist slur hateful cocaine meth heroin suicide"
-).split()
+    "kill murder bomb explosi weapon poison attack stab shoot assault torture kidnap arson hack"
+    " malware ransomware phish exploit keylogger ddos crack steal stole theft forge"
+    " counterfeit launder brib blackmail extort scam fraud fake spoof stalk spy doxx harass bully"
+    " threaten racist slur hateful cocaine meth heroin suicide"
+)
 _REFUSE_WORDS_JA = (
     "殺 爆弾 爆発物 武器 毒 放火 襲 拷問 誘拐 盗 偽造 改ざん 詐欺 賄賂 脅 恐喝 資金洗浄 裏金"
     " ハッキング 不正アクセス マルウェア ウイルス フィッシング なりすま 盗撮 盗聴 尾行 覚醒剤 大麻"
     " 差別 嫌がらせ いじめ デマ 自殺 死ね"
-).split()
+)
 _ESCALATE_WORDS = (
-    "symptom diagnos medication dose prescri doctor pain pregnan depress anxi hopeless lawsuit legal"
-    " contract terminat dismiss resign salary payroll invoice payment refund complain confidential"
-    " personal employee customer breach audit regulator whistleblow approv"
-).split()
+    "symptom diagnos medication dose prescri doctor pain pregnan depress anxi hopeless lawsuit"
+    " legal contract terminat dismiss resign salary payroll invoice payment refund complain"
+    " confidential personal employee customer breach audit regulator whistleblow approv"
+)
 _ESCALATE_WORDS_JA = (
     "症状 診断 薬 服用 痛 妊娠 うつ つらい 訴訟 契約 解雇 退職 給与 請求書 振込 返金 苦情 クレーム"
     " 個人情報 従業員 顧客 漏えい 漏洩 監査 内部通報 ハラスメント 承認"
-).split()
+)
 
 
-def _any_of(words: Sequence[str], japanese: Sequence[str]) -> re.Pattern[str]:
-    return re.compile(rf"\b(?:{'|'.join(words)})|{'|'.join(japanese)}", re.IGNORECASE)
+def _any_of(words: str, japanese: str) -> re.Pattern[str]:
+    starts, anywhere = words.replace(" ", "|"), japanese.replace(" ", "|")
+    return re.compile(rf"\b(?:{starts})|{anywhere}", re.IGNORECASE)
 
 
 _REFUSE_RULE = _any_of(_REFUSE_WORDS, _REFUSE_WORDS_JA)

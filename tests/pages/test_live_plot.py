@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from PySide6.QtCore import QPoint, QPointF, Qt
@@ -160,5 +162,5 @@ def test_texts_of_marks_stay_apart_and_inside(plot, qtbot):
         for rect in (label.mapRectToScene(label.boundingRect()) for label in labels)
     )
     assert len(spans) >= 2
-    assert all(left[1] <= right[0] for left, right in zip(spans, spans[1:], strict=False))
+    assert all(left[1] <= right[0] for left, right in itertools.pairwise(spans))
     assert spans[-1][1] <= plot._widget.width()
