@@ -244,7 +244,7 @@ PRESETS: dict[str, tuple[str, TrainSpec]] = {
         "Balanced",
         TrainSpec(
             name="Balanced",
-            model=ModelSpec(adapt_layers=20),
+            model=ModelSpec(adapt_layers="all"),
             optim=_MEASURED,
             loss=LossSpec(w_task=0.1, task_share=0.15),
             schedule=ScheduleSpec(eval_every=0.34, save_every=0.17, best_metric="macro_f1"),
