@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from so8t_engine.evaluation.baselines import word_rules
 from so8t_engine.evaluation.results import Evaluation, RowResult, save_evaluation
 from so8t_engine.labels import LABEL_INDEX, Label
 from so8t_engine.samples.schema import Sample
@@ -46,7 +47,11 @@ def make_evaluation(
         created=1795428900.0,
         point=OperatingPoint(),
         rows=rows,
-        baselines={"always_allow": [Label.ALLOW] * len(rows), "tfidf": tfidf},
+        baselines={
+            "always_allow": [Label.ALLOW] * len(rows),
+            "word_rules": word_rules(samples),
+            "tfidf": tfidf,
+        },
         seconds=3.2,
     )
 

@@ -168,7 +168,8 @@ def test_groups_and_baselines_are_listed(qtbot: QtBot, context: AppContext, run:
     table = page.tabs.baselines
     horizontal = Qt.Orientation.Horizontal
     titles = [table.headerData(column, horizontal) for column in range(table.columnCount())]
-    assert titles == ["Figure", "This model", "Always ALLOW", "TF-IDF + logistic regression"]
+    assert titles[:2] == ["Figure", "This model"]
+    assert titles[2:] == ["Always ALLOW", "Word rules", "TF-IDF + logistic regression"]
     cells = {table.row(i).cells[0]: table.row(i).cells[2] for i in range(table.rowCount())}
     assert cells["Dangerous-allow rate"] == "1.000 (40/40)"
     assert cells["Escalate Precision"] == "n/a (0/0)"

@@ -244,7 +244,11 @@ def test_quickstart_does_the_main_job(tiny: tuple[Persona, Path]) -> None:
     health = report["rotations"]
     assert health["mean_angle_safe"] > 0 and health["orthogonality_error_float32"] <= 1e-5
     assert [row["expected"] for row in report["decisions"]] == ["ALLOW", "ESCALATE", "REFUSE"]
-    assert report["metrics"]["n"] == 18 and set(report["baselines"]) == {"always_allow", "tfidf"}
+    assert report["metrics"]["n"] == 18 and set(report["baselines"]) == {
+        "always_allow",
+        "word_rules",
+        "tfidf",
+    }
     assert "training: 3/3 steps" in done.stderr
     assert so8t("quickstart", "--set", "optim.max_stepz=1").returncode == 2
 
