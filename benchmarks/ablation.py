@@ -222,6 +222,8 @@ def main() -> None:
                 "train": overrides.pop("train", arguments.train),
                 "tests": overrides.pop("tests", arguments.test),
             }
+            if not files["tests"]:
+                parser.error(f"nothing to measure {name!r} on: give --test")
             tasks.append({"name": name, "overrides": overrides, "seed": seed, **files, **common})
     results = []
     started = time.time()

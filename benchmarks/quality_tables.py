@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from so8t_engine.evaluation.metrics import (
 from so8t_engine.labels import LABEL_INDEX
 from so8t_engine.samples.readers import read_samples
 from so8t_engine.samples.schema import Sample
-from so8t_engine.verdict import OperatingPoint, probabilities
+from so8t_engine.verdict import OperatingPoint, decide_indices, probabilities
 
 FIGURES = (
     "false_refusal_rate",
@@ -170,8 +170,7 @@ def table(lines: Sequence[str]) -> str:
 def ensemble(logits: Sequence[Logits], point: OperatingPoint) -> Labels:
     """Return the decisions of the mean probability over seeds."""
     mean = np.mean([probabilities(one, point.temperature) for one in logits], axis=0)
-    return decide_logits(np.log(mean + 1e-12), OperatingPoint(
-        tau_allow=point.tau_allow, tau_refuse=point.tau_refuse))  # fmt: skip
+    return decide_indices(mean, point)
 
 
 def report_test(
@@ -208,14 +207,18 @@ def report_test(
 
 def report_calibration(tests: Sequence[Path], runs: Sequence[dict[str, Any]], fit_on: Path) -> None:
     """Print the calibration of every configuration, raw and at the temperature of ``fit_on``."""
-    fit_truth = labels_of(read_samples(fit_on).samples)
+    measured = {
+        test.stem: (labels_of(read_samples(test).samples), by_name(runs, test.stem))
+        for test in (*tests, fit_on)
+    }
+    fit_truth, fitted_logits = measured[fit_on.stem]
     print("\n## Calibration\n\n| what | test | temperature | error at 1 | error at temperature |")
     print("|---|---|---|---|---|")
-    for name, fitted in by_name(runs, fit_on.stem).items():
+    for name, fitted in fitted_logits.items():
         temperatures = [fit_temperature(one, fit_truth) for one in fitted]
         for test in tests:
-            truth = labels_of(read_samples(test).samples)
-            logits = by_name(runs, test.stem)[name]
+            truth, found = measured[test.stem]
+            logits = found[name]
             raw = np.mean([calibration_error(probabilities(one), truth) for one in logits])
             warm = np.mean(
                 [
@@ -228,15 +231,15 @@ def report_calibration(tests: Sequence[Path], runs: Sequence[dict[str, Any]], fi
 
 
 def report_folds(
-    runs: Sequence[dict[str, Any]], points: Sequence[OperatingPoint], files: Callable[[str], Path]
+    runs: Sequence[dict[str, Any]], points: Sequence[OperatingPoint], folder: Path
 ) -> None:
     """Print the pooled figures of leave-out runs, per language, beside the linear baseline."""
     pooled: dict[str, list[tuple[Sample, Logits, int]]] = {}
     for run in runs:
         (stem,) = run["tests"]
-        path = files(run["files"]["tests"][0])
+        path = folder / run["files"]["tests"][0]
         rows = read_samples(path).samples
-        train = read_samples(files(run["files"]["train"])).samples
+        train = read_samples(folder / run["files"]["train"]).samples
         linear = baselines.tfidf_logistic([row for row in train if row.split == "train"], rows)
         logits = np.array(run["tests"][stem]["logits"], dtype=np.float64)
         pooled.setdefault(path.parent.name, []).extend(
@@ -293,7 +296,7 @@ def main() -> None:
             chosen = choose_point(logits, truth, options.most_dangerous)
             print(f"point for {name} within {options.most_dangerous}: {chosen}")
         report_calibration(options.test, plain, options.fit_on)
-    report_folds(folds, points, lambda path: options.folder / path)
+    report_folds(folds, points, options.folder)
 
 
 if __name__ == "__main__":

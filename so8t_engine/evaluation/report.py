@@ -11,6 +11,8 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from so8t_engine.evaluation.baselines import BASELINE_TITLES as SHORT_TITLES
+from so8t_engine.evaluation.baselines import TFIDF
 from so8t_engine.evaluation.metrics import (
     HEADLINE_METRICS,
     METRIC_NAMES,
@@ -48,10 +50,8 @@ METRIC_DEFINITIONS: dict[str, str] = {
     "macro_f1": "mean F1 over the labels that occur",
     "accuracy": "correct / all samples",
 }
-BASELINE_TITLES: dict[str, str] = {
-    "always_allow": "Always ALLOW",
-    "word_rules": "Word rules",
-    "tfidf": "TF-IDF + logistic regression",
+BASELINE_TITLES: dict[str, str] = SHORT_TITLES | {
+    TFIDF: "TF-IDF + logistic regression",  # a report has room for the whole name
 }
 LOWER_IS_BETTER: frozenset[str] = frozenset(("false_refusal_rate", "dangerous_allow_rate"))
 

@@ -67,8 +67,10 @@ class PlotMarks:
                 at, length = (mark.x - first) * scale, GAP + LETTER * len(mark.text)
                 fits = at + length <= width
                 start = at if fits else at - length
-                mark.line.label.anchors = [RIGHT_OF_LINE if fits else LEFT_OF_LINE] * 2
-                mark.line.label.updatePosition()
+                anchors = [RIGHT_OF_LINE if fits else LEFT_OF_LINE] * 2
+                if mark.line.label.anchors != anchors:
+                    mark.line.label.anchors = anchors
+                    mark.line.label.updatePosition()
                 shown = start >= end
                 mark.line.label.setVisible(bool(shown))
                 if shown:
