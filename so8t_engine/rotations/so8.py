@@ -10,6 +10,7 @@ autocast would silently lose 16 bits.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from typing import Any
 
@@ -44,10 +45,22 @@ def generator(theta: Tensor) -> Tensor:
     """
     if theta.shape[-1] != FREE:
         raise ValueError(f"expected {FREE} free numbers per rotation, got {theta.shape[-1]}")
-    rows, columns = torch.triu_indices(DIM, DIM, 1, device=theta.device)
-    upper = theta.new_zeros((*theta.shape[:-1], DIM, DIM))
-    upper[..., rows, columns] = theta
-    return upper - upper.transpose(-1, -2)
+    source, sign = _places(theta.device)
+    entries = theta.index_select(-1, source) * sign.to(theta.dtype)
+    return entries.view(*theta.shape[:-1], DIM, DIM)
+
+
+@functools.cache
+def _places(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return which free number each entry of ``A`` is, ``[64]``, and its sign (0 on the diagonal).
+
+    Two steps instead of a scatter and a difference: on a GPU each step costs the host its launch.
+    """
+    rows, columns = torch.triu_indices(DIM, DIM, 1)
+    source = torch.zeros(DIM, DIM, dtype=torch.long)
+    source[rows, columns] = source[columns, rows] = torch.arange(FREE)
+    sign = torch.ones(DIM, DIM).triu(1) - torch.ones(DIM, DIM).tril(-1)
+    return source.flatten().to(device), sign.flatten().to(device)
 
 
 def free_numbers(generators: Tensor) -> Tensor:
@@ -211,15 +224,18 @@ class _GroupRotation(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, first: Tensor, second: Tensor, split: int | None) -> Tensor:
-        ctx.save_for_backward(x, first)
+        ctx.save_for_backward(x)
+        # No output and kept by the bank of gates for the whole step; a saved tensor would pass
+        # through the hooks of a recomputed layer three times.
+        ctx.groups = first.detach()
         ctx.split = split
         return _groupwise(x, first.transpose(-1, -2))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (upstream,) = gradients
-        x, first = ctx.saved_tensors
-        split = ctx.split
+        (x,) = ctx.saved_tensors
+        first, split = ctx.groups, ctx.split
         wants_x, wants_first, wants_second, _ = ctx.needs_input_grad
         to_x = _groupwise(upstream, first) if wants_x else None
         to_first = to_second = None
@@ -269,10 +285,26 @@ def apply_groups(
     Returns:
         ``[..., D]`` in the dtype and on the device of ``x``.
     """
+    if split is None and x.is_cuda:
+        return _in_plain_operations(groups, x)
     result: Tensor = _GroupRotation.apply(  # type: ignore[no-untyped-call]
         x, groups, groups if second is None else second, split
     )
     return result
+
+
+def _in_plain_operations(groups: Tensor, x: Tensor) -> Tensor:
+    """Rotate as :class:`_GroupRotation` does, in operations whose gradients autograd knows.
+
+    The result is copied once more, which a GPU hardly notices; but no Python runs in the backward
+    pass, and a step of a large model waits for the host.
+    """
+    right = groups.mT
+    with _no_autocast(x.device):
+        if len(right) == 1:
+            return (x.reshape(-1, right.shape[-1]) @ right[0]).view(x.shape)
+        rows = x.reshape(-1, len(right), right.shape[-1]).transpose(0, 1)
+        return torch.bmm(rows, right).transpose(0, 1).reshape(x.shape)
 
 
 def apply(rotations: Tensor, x: Tensor) -> Tensor:

@@ -211,13 +211,14 @@ def test_grouping_changes_neither_product_nor_gradient(blocks: int, shared: bool
     x = torch.randn(5, 8 * blocks, dtype=torch.float64, requires_grad=True)
     dense = torch.block_diag(*rotations.expand(blocks, 8, 8))
     expected = x @ dense.T
-    found = so8.apply(rotations, x)
-    torch.testing.assert_close(found, expected)
     upstream = torch.randn_like(expected)
     wanted = torch.autograd.grad(expected, (rotations, x), upstream, retain_graph=True)
-    got = torch.autograd.grad(found, (rotations, x), upstream)
-    for one, other in zip(got, wanted, strict=True):
-        torch.testing.assert_close(one, other)
+    on_cuda = so8._in_plain_operations(so8.grouped(rotations, blocks), x)
+    for found in (so8.apply(rotations, x), on_cuda):
+        torch.testing.assert_close(found, expected)
+        got = torch.autograd.grad(found, (rotations, x), upstream)
+        for one, other in zip(got, wanted, strict=True):
+            torch.testing.assert_close(one, other)
     groups = so8.grouped(rotations.detach(), blocks)
     assert groups.shape[-1] == 8 * math.gcd(blocks, 8)
     copies = groups.shape[0] * groups.shape[-1] // 8 if shared else 1
