@@ -8,8 +8,17 @@ from so8t_engine.errors import BaseModelError
 
 DIM = 8  # channels of a block; the same as so8t_engine.rotations.so8.DIM, without torch
 
-SUPPORTED_TYPES: tuple[str, ...] = ("llama", "mistral", "qwen2", "qwen3")
-"""``config.model_type`` values whose decoder adds the output of ``self_attn`` to the residual."""
+GEMMA = "gemma3_text"
+SUPPORTED_TYPES: tuple[str, ...] = ("llama", "mistral", "qwen2", "qwen3", GEMMA)
+"""``config.model_type`` values whose decoder adds the output of ``self_attn`` to the residual.
+
+Gemma 3 normalises it first, which changes nothing for gate and fold: both end at ``o_proj``.
+"""
+
+
+def norm_factors(config: Any, weight: Any) -> Any:
+    """Return what an RMS norm multiplies its channels with; Gemma stores it less one."""
+    return weight + 1 if config.model_type == GEMMA else weight
 
 
 def check_config(config: Any) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from so8t_engine.labels import LABELS
-from so8t_engine.model.families import adapted_layers
+from so8t_engine.model.families import adapted_layers, norm_factors
 from so8t_engine.model.loading import LoadedBase
 from so8t_engine.rotations.gate import HEAD, GateBank
 from so8t_engine.specs import LoraSpec, ModelSpec
@@ -30,7 +30,7 @@ class SafetyHead(nn.Module):
     """Three rows without bias that read ``R_safe x``; float32 always, like the generators.
 
     ``logits = scale · W x`` with the constant ``scale = 1 / (√D · rms)``, where ``rms`` is that of
-    the final norm's weight, and so about that of ``x``. Learning rates then mean the same whatever
+    the final norm's factors, and so about that of ``x``. Learning rates then mean the same whatever
     the width and the scale of the base model. The rows of an exported model are ``scale · W``.
     """
 
@@ -147,7 +147,7 @@ class PersonaModel(nn.Module):
         if spec.gates:
             names = [f"layers.{index}" for index in self.layers] + [HEAD]
             self.gates = GateBank(names, config.hidden_size, spec.sharing)
-        norm = base.model.model.norm.weight.detach().float()
+        norm = norm_factors(config, base.model.model.norm.weight.detach().float())
         self.safety_head = SafetyHead(config.hidden_size, float(norm.pow(2).mean().sqrt()))
         # A plain list, so that `.to(device)` on the model leaves the dropped layers where they are.
         self._prefix_store: list[nn.Module] | None = None

@@ -86,7 +86,8 @@ class PromptBuilder:
 
     def _template(self, policy: str) -> str:
         if not getattr(self._tokenizer, "chat_template", None):
-            return _PLAIN_TEMPLATE if policy else f"User: {_USER}\nAssistant:"
+            plain = _PLAIN_TEMPLATE if policy else f"User: {_USER}\nAssistant:"
+            return self._beginning() + plain
         # An empty system turn stops templates from filling in a vendor's own system text.
         messages = [{"role": "system", "content": _POLICY}, {"role": "user", "content": _USER}]
         try:
@@ -96,6 +97,13 @@ class PromptBuilder:
                 raise
             joined = f"{_POLICY}\n\n{_USER}" if policy else _USER
             return self._render([{"role": "user", "content": joined}])
+
+    def _beginning(self) -> str:
+        """Return the token that this tokenizer puts before any text; chat templates write it."""
+        tokenizer = self._tokenizer
+        first = tokenizer.encode("a")[:1]
+        begins = first and first[0] == tokenizer.bos_token_id
+        return str(tokenizer.bos_token) if begins else ""
 
     def _render(self, messages: list[dict[str, str]]) -> str:
         return str(

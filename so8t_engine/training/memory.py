@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from so8t_engine.model.families import adapted_layers
+from so8t_engine.model.families import GEMMA, adapted_layers
 from so8t_engine.specs import TrainSpec
 
 # Tokens of one pass on the CPU: enough to keep the cores busy, few enough to keep memory small.
@@ -76,6 +76,7 @@ class Shapes:
     vocabulary: int
     tied: bool
     qk_norm: bool
+    norms: int
     bias: int
 
     @classmethod
@@ -100,7 +101,8 @@ class Shapes:
             layers=config.num_hidden_layers,
             vocabulary=config.vocab_size,
             tied=config.tie_word_embeddings,
-            qk_norm=config.model_type == "qwen3",
+            qk_norm=config.model_type in ("qwen3", GEMMA),
+            norms=4 if config.model_type == GEMMA else 2,
             bias=bias,
         )
 
@@ -130,7 +132,7 @@ def nf4_bytes(numbers: int) -> int:
 def layer_weight_bytes(shapes: Shapes, width: int, quantization: str) -> int:
     """Return the bytes of one decoder layer; norms and biases stay in ``width`` bytes a number."""
     matrices = [inputs * outputs for inputs, outputs in shapes.linears().values()]
-    small = 2 * shapes.hidden + shapes.bias
+    small = shapes.norms * shapes.hidden + shapes.bias
     if shapes.qk_norm:
         small += 2 * (shapes.query // shapes.heads)
     if quantization == "nf4":
@@ -151,7 +153,7 @@ def kept_by_layer(
     - the layer gate: its input.
     """
     wide = width < _WIDE  # float32 needs no casts, and one tensor then serves several readers
-    kept = 2 * tokens * shapes.hidden * _WIDE
+    kept = shapes.norms * tokens * shapes.hidden * _WIDE
     kept += tokens * (4 * shapes.query * width + shapes.heads * _WIDE)
     kept += 3 * tokens * shapes.inner * width
     if spec.model.gates:
