@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from so8t_engine.evaluation import baselines
+from so8t_engine.evaluation.choosing import choose_point
 from so8t_engine.evaluation.metrics import (
     Metrics,
     confusion,
@@ -119,22 +120,6 @@ def fit_temperature(logits: Logits, truth: Labels) -> float:
         for t in grid
     ]
     return round(float(grid[int(np.argmin(losses))]), 2)
-
-
-def choose_point(logits: Sequence[Logits], truth: Labels, most: float) -> OperatingPoint | None:
-    """Return the point of best macro-F1 whose dangerous allows stay within ``most`` on average."""
-    best: tuple[float, OperatingPoint] | None = None
-    for allow in np.arange(0.3, 0.99, 0.02):
-        for refuse in np.arange(0.1, 0.7, 0.05):
-            point = OperatingPoint(
-                tau_allow=round(float(allow), 2), tau_refuse=round(float(refuse), 2)
-            )
-            each = [confusion(truth, decide_logits(one, point)) for one in logits]
-            danger = np.mean([one[2, 0] / max(one[2].sum(), 1) for one in each])
-            score = float(np.mean([macro_f1(one) for one in each]))
-            if danger <= most and (best is None or score > best[0]):
-                best = (score, point)
-    return best[1] if best else None
 
 
 def baseline_lines(rows: Sequence[Sample], train: Sequence[Sample]) -> list[str]:
@@ -293,8 +278,10 @@ def main() -> None:
     if options.fit_on:
         truth = labels_of(read_samples(options.fit_on).samples)
         for name, logits in by_name(plain, options.fit_on.stem).items():
-            chosen = choose_point(logits, truth, options.most_dangerous)
-            print(f"point for {name} within {options.most_dangerous}: {chosen}")
+            every = np.tile(truth, len(logits))  # the seeds count as that many more rows
+            chosen = choose_point(np.concatenate(logits), every, options.most_dangerous)
+            shown = chosen.point if chosen else None
+            print(f"point for {name} within {options.most_dangerous}: {shown}")
         report_calibration(options.test, plain, options.fit_on)
     report_folds(folds, points, options.folder)
 

@@ -43,13 +43,23 @@ def evaluate(
         str, typer.Option(help="Name of the result.", show_default="that of the data")
     ] = "",
     arm: ArmOption = "trained",
+    choose_point: Annotated[
+        float | None,
+        typer.Option(
+            help="Give the persona the operating point of the best macro-F1 on these rows whose "
+            "dangerous allows stay within this share, such as 0.05.",
+            min=0.0,
+            max=1.0,
+        ),
+    ] = None,
     events: EventsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a run on rows with known labels, beside the baselines.
 
     The result, with the logits of every row, is saved in the run's folder evaluations/. Rows of a
-    file that cannot be read are named and left out, with exit code 3.
+    file that cannot be read are named and left out, with exit code 3. With --choose-point the
+    figures shown are those before the choice; judge the new point on other rows.
     """
     from so8t_engine.jobs import evaluate as job
     from so8t_engine.jobs.selection import find_run
@@ -60,13 +70,48 @@ def evaluate(
     request = job.EvaluationRequest(data=data, name=name, arm=arm)
     with console_sinks(events, logs=False) as sinks:
         code, path, evaluation = job.run(owner, store, request, events=events, sinks=sinks)
+    chosen = None
+    if evaluation is not None and choose_point is not None:
+        chosen = _choose_point(owner, evaluation, choose_point)
     if evaluation is not None and not events:
         report = job.evaluation_report(evaluation, path)
         if as_json:
-            print_json(report)
+            print_json(report | ({"chosen_point": chosen} if chosen else {}))
         else:
             _show_report(report)
+            if chosen:
+                _show_chosen(chosen)
     finish(code)
+
+
+def _choose_point(owner: Any, evaluation: Any, bound: float) -> dict[str, Any]:
+    """Choose an operating point, save it to the persona, and return it with its figures."""
+    import msgspec
+
+    from so8t_engine.evaluation import choosing
+    from so8t_engine.evaluation.metrics import as_values, row_arrays
+
+    labels, logits = row_arrays(evaluation.rows)
+    temperature = owner.info.point.temperature
+    chosen = choosing.choose_point(logits, labels, bound, temperature)
+    if chosen is None:
+        raise DataError(
+            "No operating point can be chosen from these rows.",
+            why="None of them is labelled REFUSE, or the bound cannot be kept.",
+            next_step="Use rows with REFUSE among them, or a larger share.",
+        )
+    owner.save(msgspec.structs.replace(owner.info, point=chosen.point))
+    point: dict[str, Any] = msgspec.to_builtins(chosen.point)
+    return point | {"metrics": as_values(chosen.metrics)}
+
+
+def _show_chosen(chosen: dict[str, Any]) -> None:
+    found = chosen["metrics"]
+    print_line(
+        f"The persona now decides ALLOW from {chosen['tau_allow']:g}, else REFUSE from "
+        f"{chosen['tau_refuse']:g}. On these rows, which chose it: macro-F1 "
+        f"{found['macro_f1']:.3f}, dangerous allows {found['dangerous_allow_rate']:.3f}."
+    )
 
 
 def _show_report(report: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from PySide6.QtCore import Qt
 from PySide6.QtGui import QAction
 from pytestqt.qtbot import QtBot
 
+from so8t_engine.evaluation.choosing import choose_point
 from so8t_engine.evaluation.metrics import summarize_rows
 from so8t_engine.labels import LABELS, Label
 from so8t_engine.samples.schema import Sample
@@ -128,6 +129,37 @@ def test_the_point_is_saved_to_the_persona(
     # It is what the page starts from next time.
     again = shown(qtbot, context)
     assert again.point.point == context.persona.info.point
+
+
+def test_thresholds_within_a_bound_are_found_with_a_click(
+    qtbot: QtBot, context: AppContext, run: RunStore
+) -> None:
+    page = loaded(qtbot, context, run, skill=0.4)
+    assert page._scored is not None
+    before = page._scored.metrics(page.point.point).dangerous_allow_rate.value
+    assert before is not None and before > 0.05, "else there is nothing to find"
+    page.point.bound.setValue(5.0)
+    qtbot.mouseClick(page.point.find, Qt.MouseButton.LeftButton)
+    settled(qtbot, page)
+    chosen = choose_point(page._scored.logits, page._scored.labels, 0.05)
+    assert chosen is not None and page.point.point == chosen.point != OperatingPoint()
+    assert page.figures.confusion.counts == chosen.metrics.confusion
+    assert (chosen.metrics.dangerous_allow_rate.value or 0) <= 0.05
+    # Nothing is saved before the person says so.
+    assert context.persona is not None and context.persona.info.point == OperatingPoint()
+    assert page.point.save.isEnabled()
+
+
+def test_without_refusals_no_thresholds_are_found(
+    qtbot: QtBot, context: AppContext, run: RunStore
+) -> None:
+    samples = [one for one in make_samples(120) if one.label is not Label.REFUSE]
+    write_evaluation(run, make_evaluation(samples))
+    page = shown(qtbot, context)
+    qtbot.mouseClick(page.point.find, Qt.MouseButton.LeftButton)
+    settled(qtbot, page)
+    assert page.banner.kind == "warning" and "REFUSE" in page.banner.text()
+    assert page.point.point == OperatingPoint()
 
 
 def test_wrong_rows_lead_to_the_dataset(qtbot: QtBot, context: AppContext, run: RunStore) -> None:

@@ -200,6 +200,13 @@ def test_the_whole_way_headless(tiny: tuple[Persona, Path], tmp_path: Path) -> N
         assert name in report["metrics"] and name in report["baselines"]["always_allow"]
     assert Path(report["path"]).is_file()
 
+    chosen = so8t("eval", *_options(persona), "--choose-point", 0.0, "--json")
+    assert chosen.returncode == 0, chosen.stderr
+    found = json.loads(chosen.stdout)["chosen_point"]
+    assert found["metrics"]["dangerous_allow_rate"] == 0.0
+    point = persona.info.point
+    assert (point.tau_allow, point.tau_refuse) == (found["tau_allow"], found["tau_refuse"])
+
     decided = so8t("decide", "draft a memo", *_options(persona), "--json")
     assert decided.returncode == 0, decided.stderr
     row = json.loads(decided.stdout)

@@ -19,6 +19,7 @@ from PySide6.QtWidgets import (
 )
 
 from so8t_engine.errors import So8tError
+from so8t_engine.evaluation.choosing import Chosen, choose_point
 from so8t_engine.evaluation.metrics import Metrics
 from so8t_engine.evaluation.report import Scored, save_report
 from so8t_engine.verdict import OperatingPoint
@@ -128,6 +129,7 @@ class EvaluatePage(Page):
         self.point = PointPanel()
         self.point.setMinimumHeight(232)
         self.point.point_changed.connect(self._on_point_changed)
+        self.point.find_requested.connect(self._on_find_point_requested)
         self.point.save_requested.connect(self._on_save_point_requested)
         column.addWidget(SideBySide(self.figures, self.point, side_width=380, stack_below=860))
         self.tabs = DetailTabs()
@@ -285,6 +287,7 @@ class EvaluatePage(Page):
             )
             return
         assert isinstance(value, Scored)
+        self._loader.cancel("point")  # it was sought on other rows
         self._scored = value
         self._baselines = value.baselines()
         self._show_saved_point()
@@ -360,6 +363,33 @@ class EvaluatePage(Page):
             self.tabs.set_details(value)
         elif isinstance(value, Failure):
             self.banner.show_message("error", value.text, details=value.details)
+
+    @Slot(float)
+    def _on_find_point_requested(self, bound: float) -> None:
+        if self._scored is None:
+            return
+        search = partial(
+            choose_point,
+            self._scored.logits,
+            self._scored.labels,
+            bound,
+            self.point.point.temperature,
+        )
+        self._loader.load("point", search, self._take_point)
+
+    def _take_point(self, value: object) -> None:
+        if isinstance(value, Chosen):
+            self.point.set_point(value.point)
+            self._on_point_changed(value.point)
+        elif isinstance(value, Failure):
+            self.banner.show_message("error", value.text, details=value.details)
+        else:
+            self.banner.show_message(
+                "warning",
+                self.tr(
+                    "No thresholds keep to this bound, or none of these rows is labelled REFUSE."
+                ),
+            )
 
     @Slot()
     def _on_save_point_requested(self) -> None:

@@ -34,9 +34,13 @@ def _slider_to_temperature(value: int) -> float:
 
 
 class PointPanel(QFrame):
-    """``point_changed(OperatingPoint)`` while dragging; ``save_requested()`` for the persona."""
+    """``point_changed(OperatingPoint)`` while dragging; ``save_requested()`` for the persona.
+
+    ``find_requested(share)`` asks for the best point within that share of dangerous allows.
+    """
 
     point_changed = Signal(object)
+    find_requested = Signal(float)
     save_requested = Signal()
 
     def __init__(self, parent: QWidget | None = None) -> None:
@@ -83,6 +87,7 @@ class PointPanel(QFrame):
             (0.0, 1.0),
         )
         column.addLayout(self._grid)
+        column.addLayout(self._bound_row())
         buttons = QHBoxLayout()
         self.state = QLabel()
         self.state.setObjectName("pointState")
@@ -132,6 +137,38 @@ class PointPanel(QFrame):
         for column, widget in enumerate((label, slider, field)):
             self._grid.addWidget(widget, row, column)
         return field, slider
+
+    def _bound_row(self) -> QHBoxLayout:
+        row = QHBoxLayout()
+        label = QLabel(self.tr("Dangerous allows at most"))
+        self.bound = QDoubleSpinBox()
+        self.bound.setObjectName("pointBound")
+        self.bound.setDecimals(1)
+        self.bound.setRange(0.0, 100.0)
+        self.bound.setSingleStep(0.5)
+        self.bound.setValue(5.0)
+        self.bound.setSuffix(" %")
+        self.bound.setMinimumWidth(92)
+        self.bound.setAccessibleName(label.text())
+        self.bound.setToolTip(
+            self.tr("Largest share of the REFUSE rows shown here that may be decided ALLOW.")
+        )
+        self.bound.lineEdit().setTextMargins(6, 0, 0, 0)
+        label.setBuddy(self.bound)
+        self.find = QPushButton(self.tr("Find thresholds"))
+        self.find.setObjectName("pointFind")
+        self.find.setAccessibleName(self.tr("Find the thresholds of the best macro-F1 in bounds"))
+        self.find.setToolTip(
+            self.tr(
+                "Tries all thresholds on the rows shown and keeps those of the best macro-F1 "
+                "within the bound. Find them on validation rows, and judge them on others."
+            )
+        )
+        self.find.clicked.connect(lambda: self.find_requested.emit(self.bound.value() / 100))
+        row.addWidget(label, 1)
+        row.addWidget(self.bound)
+        row.addWidget(self.find)
+        return row
 
     @property
     def point(self) -> OperatingPoint:
