@@ -24,7 +24,7 @@ models_app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="List base models, get the default one.",
+    help="List base models, get the default one, convert your own.",
 )
 figure_app = typer.Typer(
     add_completion=False,
@@ -40,7 +40,7 @@ StepOption = Annotated[int | None, typer.Option(help="A recorded step.", show_de
 
 @models_app.callback()
 def _models() -> None:
-    """List base models, get the default one."""
+    """List base models, get the default one, convert your own."""
 
 
 @models_app.command("list")
@@ -75,6 +75,21 @@ def prepare_command(events: EventsOption = False, as_json: JsonOption = False) -
             print_json(default)
         else:
             print_line(f"Base model: {default['title']} in {default['path']}")
+    finish(code)
+
+
+@models_app.command("convert")
+def convert_command(
+    gguf: Annotated[Path, typer.Argument(help="A GGUF file with its tokenizer inside.")],
+    folder: Annotated[Path, typer.Argument(help="Where to put the model; must not exist yet.")],
+) -> None:
+    """Turn a GGUF file into a folder that can be named as a persona's base model."""
+    from so8t_engine.jobs.models import convert
+
+    with console_sinks(False) as sinks:
+        code = convert(gguf, folder, sinks=sinks)
+    if not code:
+        print_line(f"Base model: {folder}")
     finish(code)
 
 

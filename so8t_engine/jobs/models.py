@@ -12,6 +12,7 @@ from so8t_engine.events import Hello, Result
 from so8t_engine.jobs.runtime import Job, Sink, run_job
 from so8t_engine.model.base_cache import (
     DEFAULT_SOURCE,
+    convert_gguf,
     default_folder,
     folder_problem,
     go_offline,
@@ -99,6 +100,16 @@ def _is_causal_lm(folder: Path) -> bool:
     except (OSError, ValueError, AttributeError):
         return False
     return any(str(name).endswith("ForCausalLM") for name in names)
+
+
+def convert(gguf: Path, folder: Path, *, sinks: Sequence[Sink] = ()) -> int:
+    """Convert a GGUF file as this process's job and return the exit code."""
+
+    def body(job: Job) -> str:
+        convert_gguf(gguf, folder, job.emitter.emit)
+        return f"The base model is ready in {folder}."
+
+    return run_job("models", body, events=False, sinks=list(sinks))
 
 
 def prepare(*, events: bool, sinks: Sequence[Sink] = ()) -> int:

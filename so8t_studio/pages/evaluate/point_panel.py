@@ -155,7 +155,7 @@ class PointPanel(QFrame):
         )
         self.bound.lineEdit().setTextMargins(6, 0, 0, 0)
         label.setBuddy(self.bound)
-        self.find = QPushButton(self.tr("Find thresholds"))
+        self.find = QPushButton(self.tr("Find"))
         self.find.setObjectName("pointFind")
         self.find.setAccessibleName(self.tr("Find the thresholds of the best macro-F1 in bounds"))
         self.find.setToolTip(
