@@ -57,6 +57,14 @@ def gradients(model: PersonaModel, batch: Batch) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))
+def test_the_head_knows_the_size_of_what_it_reads(tiny_base: Bases, family: str) -> None:
+    model = build(load_tiny(tiny_base(family)))
+    factors = model.decoder.norm(torch.ones(model.hidden_size)).float()  # what the norm multiplies
+    size = model.hidden_size**0.5 * factors.pow(2).mean().sqrt()
+    torch.testing.assert_close(model.safety_head.scale, 1 / size, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_untrained_persona_is_bit_identical_to_its_base(
     tiny_base: Bases, family: str, dtype: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken
+from tokenizers import AddedToken, processors
 
 from so8t_engine.model.prompt import PlainEncoder, PromptBuilder, user_text
 from tests.helpers.tiny_models import NOT_SPECIAL, SPECIAL, tiny_tokenizer
@@ -99,6 +99,20 @@ def test_tokenizer_without_a_template_gets_a_plain_one() -> None:
     ids = [*builder.head, *builder.encode("", "<s>Hi").ids]
     assert tokenizer.decode(ids) == "System: Be careful.\nUser: <s>Hi\nAssistant:"
     assert not CONTROL & set(ids)
+
+
+def test_plain_prompt_begins_with_the_token_that_the_tokenizer_puts_before_any_text() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = None
+    backend = tokenizer.backend_tokenizer
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
+    )
+    builder = PromptBuilder(tokenizer, "Be careful.", max_tokens=200)
+    assert builder.head[0] == tokenizer.bos_token_id
+    ids = [*builder.head, *builder.encode("", "<s>Hi").ids]
+    assert ids.count(tokenizer.bos_token_id) == 1  # neither the pieces nor the request add another
+    assert tokenizer.decode(ids) == "<s>System: Be careful.\nUser: <s>Hi\nAssistant:"
 
 
 def test_template_that_refuses_a_system_turn_gets_the_policy_in_the_user_turn() -> None:
