@@ -65,6 +65,10 @@ def evaluate(
     from so8t_engine.jobs.selection import find_run
 
     _check_arm(arm)
+    if choose_point is not None and arm != "trained":
+        raise SpecError(
+            "An operating point is chosen for the trained persona.", next_step="Leave out --arm."
+        )
     owner = persona_of(workspace, persona)
     store = find_run(owner, run)
     request = job.EvaluationRequest(data=data, name=name, arm=arm)
@@ -90,6 +94,7 @@ def _choose_point(owner: Any, evaluation: Any, bound: float) -> dict[str, Any]:
 
     from so8t_engine.evaluation import choosing
     from so8t_engine.evaluation.metrics import as_values, row_arrays
+    from so8t_engine.workspace.workspace import Workspace
 
     labels, logits = row_arrays(evaluation.rows)
     temperature = owner.info.point.temperature
@@ -100,7 +105,10 @@ def _choose_point(owner: Any, evaluation: Any, bound: float) -> dict[str, Any]:
             why="None of them is labelled REFUSE, or the bound cannot be kept.",
             next_step="Use rows with REFUSE among them, or a larger share.",
         )
-    owner.save(msgspec.structs.replace(owner.info, point=chosen.point))
+    # Evaluations may go on beside a window; what the window edits is written by one of them only.
+    with Workspace.open(owner.root.parent.parent, create=False) as opened:
+        writer = opened.persona(owner.slug)
+        writer.save(msgspec.structs.replace(writer.info, point=chosen.point))
     point: dict[str, Any] = msgspec.to_builtins(chosen.point)
     return point | {"metrics": as_values(chosen.metrics)}
 

@@ -207,6 +207,13 @@ def test_the_whole_way_headless(tiny: tuple[Persona, Path], tmp_path: Path) -> N
     point = persona.info.point
     assert (point.tau_allow, point.tau_refuse) == (found["tau_allow"], found["tau_refuse"])
 
+    with Workspace.open(persona.root.parent.parent):  # as a window has it
+        busy = so8t("eval", *_options(persona), "--choose-point", 0.5)
+    assert busy.returncode == 5 and "another window" in busy.stderr
+    assert persona.info.point == point
+    wrong = so8t("eval", *_options(persona), "--choose-point", 0.5, "--arm", "base")
+    assert wrong.returncode == 2 and "trained persona" in wrong.stderr
+
     decided = so8t("decide", "draft a memo", *_options(persona), "--json")
     assert decided.returncode == 0, decided.stderr
     row = json.loads(decided.stdout)
