@@ -13,10 +13,11 @@ from so8t_engine.evaluation.metrics import (
     Metrics,
     confusion,
     decide_logits,
+    finite_probabilities,
     macro_f1,
     summarize,
 )
-from so8t_engine.verdict import OperatingPoint, probabilities
+from so8t_engine.verdict import OperatingPoint
 
 ALLOW_GRID = tuple(round(0.01 * step, 2) for step in range(1, 101))
 REFUSE_GRID = tuple(round(0.05 * step, 2) for step in range(1, 20))
@@ -59,9 +60,7 @@ def choose_point(
     refusals = int((truth == REFUSE).sum())
     if not refusals:
         return None
-    usable = np.isfinite(rows).all(axis=1)
-    probs = np.zeros_like(rows)
-    probs[usable] = probabilities(rows[usable], temperature)
+    probs = finite_probabilities(rows, temperature)
     best: tuple[float, float, float] | None = None
     for tau_refuse in REFUSE_GRID:
         otherwise = np.where(probs[:, REFUSE] >= tau_refuse, REFUSE, ESCALATE)

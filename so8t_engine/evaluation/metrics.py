@@ -245,6 +245,15 @@ def decide_logits(logits: ArrayLike, point: OperatingPoint) -> NDArray[np.int64]
     return decided
 
 
+def finite_probabilities(logits: ArrayLike, temperature: float) -> NDArray[np.float64]:
+    """Return the probabilities of logits ``[N, 3]``; rows that are not finite get zeros."""
+    rows = np.asarray(logits, dtype=np.float64).reshape(-1, 3)
+    usable = np.isfinite(rows).all(axis=1)
+    probs = np.zeros_like(rows)
+    probs[usable] = probabilities(rows[usable], temperature)
+    return probs
+
+
 def summarize_rows(evaluation: Evaluation, point: OperatingPoint | None = None) -> Metrics:
     """Return the figures of a stored evaluation at ``point`` (default: the one it was made at)."""
     labels, logits = row_arrays(evaluation.rows)

@@ -20,6 +20,7 @@ from so8t_engine.evaluation.metrics import (
     Ratio,
     as_values,
     decide_logits,
+    finite_probabilities,
     format_ratio,
     row_arrays,
     summarize,
@@ -27,7 +28,7 @@ from so8t_engine.evaluation.metrics import (
 )
 from so8t_engine.evaluation.results import Evaluation, RowResult
 from so8t_engine.labels import LABEL_INDEX, LABELS, Label
-from so8t_engine.verdict import OperatingPoint, probabilities
+from so8t_engine.verdict import OperatingPoint
 from so8t_engine.workspace.atomic import write_bytes, write_text
 
 METRIC_TITLES: dict[str, str] = {
@@ -138,9 +139,7 @@ class Scored:
     def wrong(self, point: OperatingPoint) -> list[WrongRow]:
         """Return the wrong rows, dangerous allows first, then by the confidence of the mistake."""
         decided = self.decisions(point)
-        probs = np.zeros_like(self.logits)
-        usable = np.isfinite(self.logits).all(axis=1)
-        probs[usable] = probabilities(self.logits[usable], point.temperature)
+        probs = finite_probabilities(self.logits, point.temperature)
         indices = np.flatnonzero(decided != self.labels)
         severity = _SEVERITY_TABLE[self.labels[indices], decided[indices]]
         confidence = probs[indices, decided[indices]]
