@@ -6,9 +6,10 @@
 
 ``rows.jsonl`` carries a split for every row (``so8t data split``). Each configuration is a name and
 overrides of the preset given by ``--preset``; ``train=…`` and ``tests=["…"]`` among them replace
-the files, as ``leave_out.py`` writes them, ``seeds=[1,2]`` limits it to some of the seeds. One line
-of JSON is appended per finished run; ``quality_tables.py`` makes tables of them. A short one of
-means over seeds, with the range, is printed at the end. Nothing is timed.
+the files, as ``leave_out.py`` writes them, ``seeds=[1,2]`` limits it to some of the seeds, and
+``untrained=true`` asks the base model as it is. One line of JSON is appended per finished run;
+``quality_tables.py`` makes tables of them. A short one of means over seeds, with the range, is
+printed at the end. Nothing is timed.
 """
 
 from __future__ import annotations
@@ -69,14 +70,38 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _untrained(spec: Any, persona: Any) -> Any:
+    """Return the base model, which is only asked for the likelihood of the three words."""
+    from so8t_engine.model.decider import Decider
+
+    return Decider(spec.base_model, None, policy=persona.info.policy)
+
+
+def _trained(spec: Any, persona: Any, task: dict[str, Any], found: dict[str, Any]) -> Any:
+    from so8t_engine.jobs import train
+    from so8t_engine.model.decider import Decider
+
+    errors: list[str] = []
+
+    def sink(event: Any) -> None:
+        if type(event).__name__ == "Error":
+            errors.append(event.what + "\n" + event.details)
+
+    code, run = train.run(spec, persona, events=False, sinks=[sink])
+    if code or run is None:
+        raise RuntimeError("; ".join(errors))
+    found["validation"] = run.state().metrics
+    found["steps"] = run.state().total_steps
+    checkpoint = run.checkpoints()[-1] if task["last"] else run.best_checkpoint()
+    return Decider(spec.base_model, checkpoint, policy=run.policy())
+
+
 def _measure(task: dict[str, Any], folder: Path) -> dict[str, Any]:
     import torch
 
     from so8t_engine.evaluation import metrics as figures
-    from so8t_engine.jobs import train
     from so8t_engine.jobs.runtime import quiet_libraries
     from so8t_engine.labels import LABEL_INDEX, parse_label
-    from so8t_engine.model.decider import Decider
     from so8t_engine.resources import resource_root
     from so8t_engine.verdict import OperatingPoint, probabilities
     from so8t_engine.workspace.workspace import STARTER, Workspace
@@ -87,22 +112,11 @@ def _measure(task: dict[str, Any], folder: Path) -> dict[str, Any]:
     starter = resource_root() / "personas" / STARTER  # its policy text is part of every request
     persona = Workspace.open(folder, exclusive=False).create_persona("ablation", template=starter)
     shutil.copy(task["train"], persona.dataset_path)
-    errors: list[str] = []
-
-    def sink(event: Any) -> None:
-        if type(event).__name__ == "Error":
-            errors.append(event.what + "\n" + event.details)
-
-    code, run = train.run(spec, persona, events=False, sinks=[sink])
-    if code or run is None:
-        raise RuntimeError("; ".join(errors))
-    checkpoint = run.checkpoints()[-1] if task["last"] else run.best_checkpoint()
-    decider = Decider(spec.base_model, checkpoint, policy=run.policy())
-    point = OperatingPoint(tau_allow=task["tau_allow"], tau_refuse=task["tau_refuse"])
     found: dict[str, Any] = {"name": task["name"], "seed": task["seed"], "tests": {}}
     found["files"] = {"train": task["train"], "tests": task["tests"]}
-    found["validation"] = run.state().metrics
-    found["steps"] = run.state().total_steps
+    made = _untrained(spec, persona) if task["untrained"] else None
+    decider = made or _trained(spec, persona, task, found)
+    point = OperatingPoint(tau_allow=task["tau_allow"], tau_refuse=task["tau_refuse"])
     for path in task["tests"]:
         rows = [json.loads(line) for line in Path(path).read_text("utf-8").splitlines() if line]
         truth = [LABEL_INDEX[parse_label(row["label"])] for row in rows]
@@ -224,7 +238,9 @@ def main() -> None:
             }
             if not files["tests"]:
                 parser.error(f"nothing to measure {name!r} on: give --test")
-            tasks.append({"name": name, "overrides": overrides, "seed": seed, **files, **common})
+            untrained = overrides.pop("untrained", False)
+            tasks.append({"name": name, "overrides": overrides, "seed": seed,
+                          "untrained": untrained, **files, **common})  # fmt: skip
     results = []
     started = time.time()
     context = multiprocessing.get_context("spawn")
