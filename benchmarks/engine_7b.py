@@ -8,6 +8,7 @@ time is the median over steps of forward, backward and update, the peak is that 
 
     python benchmarks/engine_7b.py --out benchmarks/results/7b.json
     python benchmarks/engine_7b.py --pairs --repeats 20 --out benchmarks/results/7b-pairs.json
+    python benchmarks/engine_7b.py --gpu-time --repeats 3 --out benchmarks/results/7b-gpu-time.json
     python benchmarks/engine_7b.py --tiny --device cpu          # tries the script itself
 """
 
@@ -328,6 +329,68 @@ def measure_in_turn(steps: list[Callable[[], None]], device: str) -> tuple[float
     return tuple(times)
 
 
+def device_time(name: str, losses: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return what the GPU itself does in a step of one arm: time in kernels, and how many.
+
+    Steps of a fast GPU wait for the host, and a host that others share differs by more from step
+    to step than two arms do; the time inside kernels and their number do not.
+    """
+    from torch.profiler import ProfilerActivity, profile
+
+    found = []
+    persona = build_arm(name, options)
+    chosen = losses if losses in losses_of(ARMS[name][0]) else JOINT
+    for batch, tokens in SHAPES:
+        spec = TrainSpec(
+            model=ARMS[name][0], loss=LOSSES[chosen], optim=OptimSpec(batch_size=batch)
+        )
+        rows = samples(batch, tokens, persona, bool(persona.cut), reply=bool(spec.loss.w_task))
+        with tempfile.TemporaryDirectory() as folder:
+            step = make_step(persona, spec, rows, folder, bool(persona.cut))
+            measure(step, options.device, 1)
+            with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+                for _ in range(options.repeats):
+                    step()
+                torch.cuda.synchronize()
+        events = [event for event in profiler.events() if event.device_type.name == "CUDA"]
+        found.append(
+            {
+                "arm": name,
+                "losses": losses,
+                "batch": batch,
+                "tokens": tokens,
+                "gpu_ms": sum(event.self_device_time_total for event in events)
+                / (1000 * options.repeats),
+                "kernels": len(events) / options.repeats,
+            }
+        )
+    return found
+
+
+def compare_device_times(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Compare all pairs of arms by what the GPU does, and print a table."""
+    print("| arms | losses | batch×tokens | GPU ms | GPU ms | ratio | kernels | kernels | ratio |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    found: list[dict[str, Any]] = []
+    for left, right, _ in RATIOS:
+        if left not in options.arms or right not in options.arms:
+            continue
+        for losses in (one for one in options.losses if one in losses_of(ARMS[left][0])):
+            sides = [device_time(name, losses, options) for name in (left, right)]
+            for one, other in zip(*sides, strict=True):
+                print(
+                    f"| {left} / {right} | {losses} | {one['batch']}×{one['tokens']} |"
+                    f" {one['gpu_ms']:.1f} | {other['gpu_ms']:.1f} |"
+                    f" {one['gpu_ms'] / other['gpu_ms']:.3f} | {one['kernels']:.0f} |"
+                    f" {other['kernels']:.0f} | {one['kernels'] / other['kernels']:.3f} |",
+                    flush=True,
+                )
+            found += [*sides[0], *sides[1]]
+            gc.collect()
+            torch.cuda.empty_cache()
+    return found
+
+
 def compare_pairs(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Compare all pairs of arms by neighbouring steps and print a table."""
     print("| arms | losses | batch×tokens | ms | ms | ratio of neighbours, median | quartiles |")
@@ -355,12 +418,18 @@ def main() -> None:
     parser.add_argument(
         "--pairs", action="store_true", help="ratios of neighbouring steps instead of the table"
     )
+    parser.add_argument(
+        "--gpu-time", action="store_true", help="ratios of the time inside kernels (CUDA)"
+    )
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     where = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
     print(f"{where}, torch {torch.__version__}, transformers {transformers.__version__}")
     if options.pairs:
         save(options.out, where, compare_pairs(options))
+        return
+    if options.gpu_time:
+        save(options.out, where, compare_device_times(options))
         return
     print("| arm | losses | batch×tokens | ms a step | peak GiB | estimated GiB | ratio |")
     print("|---|---|---|---|---|---|---|")
