@@ -114,8 +114,10 @@ def _measure(task: dict[str, Any], folder: Path) -> dict[str, Any]:
     shutil.copy(task["train"], persona.dataset_path)
     found: dict[str, Any] = {"name": task["name"], "seed": task["seed"], "tests": {}}
     found["files"] = {"train": task["train"], "tests": task["tests"]}
-    made = _untrained(spec, persona) if task["untrained"] else None
-    decider = made or _trained(spec, persona, task, found)
+    if task["untrained"]:
+        decider = _untrained(spec, persona)
+    else:
+        decider = _trained(spec, persona, task, found)
     point = OperatingPoint(tau_allow=task["tau_allow"], tau_refuse=task["tau_refuse"])
     for path in task["tests"]:
         rows = [json.loads(line) for line in Path(path).read_text("utf-8").splitlines() if line]
@@ -239,6 +241,7 @@ def main() -> None:
             if not files["tests"]:
                 parser.error(f"nothing to measure {name!r} on: give --test")
             untrained = overrides.pop("untrained", False)
+            overridden(arguments.preset, overrides, seed)  # a mistake shows before anything runs
             tasks.append({"name": name, "overrides": overrides, "seed": seed,
                           "untrained": untrained, **files, **common})  # fmt: skip
     results = []
