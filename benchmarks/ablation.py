@@ -70,17 +70,13 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _untrained(spec: Any, persona: Any) -> Any:
-    """Return the base model, which is only asked for the likelihood of the three words."""
-    from so8t_engine.model.decider import Decider
-
-    return Decider(spec.base_model, None, policy=persona.info.policy)
-
-
-def _trained(spec: Any, persona: Any, task: dict[str, Any], found: dict[str, Any]) -> Any:
+def _decider(spec: Any, persona: Any, task: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return what decides, and the figures of its training; none of an untrained base model."""
     from so8t_engine.jobs import train
     from so8t_engine.model.decider import Decider
 
+    if task["untrained"]:
+        return Decider(spec.base_model, None, policy=persona.info.policy), {}
     errors: list[str] = []
 
     def sink(event: Any) -> None:
@@ -90,10 +86,10 @@ def _trained(spec: Any, persona: Any, task: dict[str, Any], found: dict[str, Any
     code, run = train.run(spec, persona, events=False, sinks=[sink])
     if code or run is None:
         raise RuntimeError("; ".join(errors))
-    found["validation"] = run.state().metrics
-    found["steps"] = run.state().total_steps
     checkpoint = run.checkpoints()[-1] if task["last"] else run.best_checkpoint()
-    return Decider(spec.base_model, checkpoint, policy=run.policy())
+    decider = Decider(spec.base_model, checkpoint, policy=run.policy())
+    state = run.state()
+    return decider, {"validation": state.metrics, "steps": state.total_steps}
 
 
 def _measure(task: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -112,12 +108,9 @@ def _measure(task: dict[str, Any], folder: Path) -> dict[str, Any]:
     starter = resource_root() / "personas" / STARTER  # its policy text is part of every request
     persona = Workspace.open(folder, exclusive=False).create_persona("ablation", template=starter)
     shutil.copy(task["train"], persona.dataset_path)
-    found: dict[str, Any] = {"name": task["name"], "seed": task["seed"], "tests": {}}
+    decider, training = _decider(spec, persona, task)
+    found: dict[str, Any] = {"name": task["name"], "seed": task["seed"], "tests": {}, **training}
     found["files"] = {"train": task["train"], "tests": task["tests"]}
-    if task["untrained"]:
-        decider = _untrained(spec, persona)
-    else:
-        decider = _trained(spec, persona, task, found)
     point = OperatingPoint(tau_allow=task["tau_allow"], tau_refuse=task["tau_refuse"])
     for path in task["tests"]:
         rows = [json.loads(line) for line in Path(path).read_text("utf-8").splitlines() if line]

