@@ -96,6 +96,9 @@ def build_context(root: Path | None, persona: str | None = None) -> AppContext:
 
 def close_context(context: AppContext) -> None:
     """End every process and thread of the context and free the workspace."""
+    from so8t_studio.jobs.background import wait_for_background
+
+    wait_for_background()  # its tasks answer to objects that go away with the application
     context.telemetry.stop()
     context.jobs.shutdown()
     context.dataset.close()

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from PySide6.QtCore import QCoreApplication, QPoint, QSize, Qt
@@ -17,6 +18,7 @@ from so8t_studio import screen_check
 from so8t_studio.app import close_on_signals
 from so8t_studio.commands.dataset import add_sample
 from so8t_studio.crash import CrashHooks
+from so8t_studio.jobs.background import Loader
 from so8t_studio.jobs.request import JobRequest
 from so8t_studio.jobs.state import Phase
 from so8t_studio.pages.placeholder import PlaceholderPage
@@ -232,6 +234,15 @@ def test_smoke_shows_every_page_without_torch_and_ends_cleanly(tmp_path):
     imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
     for name in ("torch", "transformers", "peft", "matplotlib.pyplot"):
         assert name not in imported
+
+
+def test_closing_waits_for_what_is_read_in_the_background(qtbot, tmp_path):
+    read = []
+    loader = Loader()
+    with closing_context(tmp_path):
+        loader.load("slow", lambda: time.sleep(0.3) or read.append("all"), lambda _value: None)
+        assert not read
+    assert read == ["all"]
 
 
 def test_help_needs_no_qt(tmp_path):
