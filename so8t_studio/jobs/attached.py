@@ -23,6 +23,7 @@ POLL = 0.2
 CHUNK = 1 << 20
 STDERR = "stderr.txt"
 LIFE_EVERY = 0.6
+OVERLAP = 1.0  # seconds
 
 
 class Tail:
@@ -69,7 +70,9 @@ class AttachedWorker(Supervisor):
 
     Its identity is process id *and* start time, so that a number used again is never taken for it.
     What the file held before is not announced again, apart from the last hello, progress and
-    result: whoever shows the run reads its history from the folder.
+    result: whoever shows the run reads its history from the folder. That may happen at any time
+    from here on, so what is written from here on (and a second before, for lines on their way to
+    the file) is announced in any case; a reader drops what it has.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class AttachedWorker(Supervisor):
         self._deadline: float | None = None
         self._escalation = 0
         self._last_sign = time.monotonic()
+        self._made = time.time()
 
     # -- the thread -----------------------------------------------------------------------------
     def run(self) -> None:
@@ -105,17 +109,20 @@ class AttachedWorker(Supervisor):
             self._publish(phase=Phase.CRASHED, sentence=phase_sentence(Phase.CRASHED), pid=0)
 
     def _catch_up(self) -> None:
-        """Read what is there; announce only the newest of what the window keeps."""
+        """Read what is there; announce what is fresh, and the newest of what the window keeps."""
         newest: dict[type, AnyEvent] = {}
+        fresh: list[AnyEvent] = []
         while batch := self._tail.read():
             for event in batch:
                 if isinstance(event, Hello):  # a new process: what the one before said is over
                     newest.clear()
                     self._bye = self._error = None
-                if isinstance(event, (Hello, Progress, Result)):
+                if event.t >= self._made - OVERLAP:
+                    fresh.append(event)
+                elif isinstance(event, (Hello, Progress, Result)):
                     newest[type(event)] = event
                 self._note(event)
-        kept = tuple(newest.values())
+        kept = (*newest.values(), *fresh)
         if kept:
             self.events_read.emit(kept)
         self._publish()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import psutil
@@ -17,7 +18,7 @@ from so8t_engine.events import Log, Metric
 from so8t_engine.workspace import runs as runs_module
 from so8t_engine.workspace.runs import RunState, RunStore, process_start
 from so8t_engine.workspace.workspace import Workspace
-from so8t_studio.jobs.attached import Tail
+from so8t_studio.jobs.attached import AttachedWorker, Tail
 from so8t_studio.jobs.handle import JobHandle
 from so8t_studio.jobs.reattach import attach, living_runs
 from so8t_studio.jobs.request import JobRequest
@@ -152,6 +153,32 @@ def test_what_the_second_window_hears_begins_where_the_history_ends(
     qtbot.waitUntil(lambda: handle.worker is None, timeout=20_000)
     assert handle.state.phase is Phase.DONE and "400 steps" in handle.state.sentence
     assert heard and heard == list(range(heard[0], 401))
+    assert second.shutdown(5.0)
+
+
+def test_what_is_written_before_the_second_window_follows_is_heard(
+    qtbot, service, workspace, run, tmp_path, strays, monkeypatch
+):
+    strays.append(leave(qtbot, service, start(service, run, "--steps", "400")))
+    catch_up = AttachedWorker._catch_up
+
+    def late(worker: AttachedWorker) -> None:
+        begun = len(steps_of(run))
+        while len(steps_of(run)) < begun + 20:
+            time.sleep(0.01)
+        catch_up(worker)
+
+    monkeypatch.setattr(AttachedWorker, "_catch_up", late)
+    second = JobService(log_dir=tmp_path / "logs2", patience=service.patience)
+    handle = found_again(second, workspace)
+    history = steps_of(run)
+    heard: list[int] = []
+    handle.events.connect(
+        lambda batch: heard.extend(event.step for event in batch if isinstance(event, Metric))
+    )
+    qtbot.waitUntil(lambda: handle.worker is None, timeout=20_000)
+    assert heard == list(range(heard[0], 401)), "each step once"
+    assert heard[0] <= history[-1] + 1, "none between the history and what is heard is lost"
     assert second.shutdown(5.0)
 
 

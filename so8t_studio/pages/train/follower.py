@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from PySide6.QtCore import QObject, Signal, Slot
 
 from so8t_engine.events import AnyEvent
@@ -30,6 +32,7 @@ class Follower(QObject):
         self._shown = ""
         self._live = False
         self._waiting: list[AnyEvent] | None = None
+        self._last = Digest().last  # where the history ended that was read
 
     @property
     def shown(self) -> str:
@@ -74,6 +77,7 @@ class Follower(QObject):
         self._handle = None
         self._live = False
         self._waiting = None
+        self._last = Digest().last
         self._loader.cancel("history")
 
     def _label(self, *, live: bool) -> None:
@@ -89,11 +93,19 @@ class Follower(QObject):
         waiting, self._waiting = self._waiting or [], None
         if isinstance(found, Digest):
             self._take(found)
-            waiting = newer(waiting, found.last)
+            self._last = found.last
         elif isinstance(found, Failure):
             self.failed.emit(found)
+        waiting = self._unread(waiting)
         if waiting and self._live:
             self._take(self._panel.digest(waiting))
+
+    def _unread(self, events: Sequence[AnyEvent]) -> list[AnyEvent]:
+        """Return what the history did not hold; from the first such event on, all that comes."""
+        found = newer(events, self._last)
+        if found:
+            self._last = Digest().last
+        return found
 
     def _take(self, found: Digest) -> None:
         self._panel.take_digest(found)
@@ -107,7 +119,7 @@ class Follower(QObject):
         if self._waiting is not None:
             self._waiting.extend(batch)
             return
-        found = self._panel.digest(batch)
+        found = self._panel.digest(self._unread(batch))
         self._take(found)
         if found.validation or found.marks:
             self.moved.emit()
