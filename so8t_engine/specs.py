@@ -223,7 +223,7 @@ PRESETS: dict[str, tuple[str, TrainSpec]] = {
         TrainSpec(
             name="Quick trial",
             # Each row once: on the CPU every pass costs minutes.
-            data=DataSpec(limit=2000, validation_fraction=0.06),
+            data=DataSpec(limit=2000, validation_fraction=0.035),
             optim=OptimSpec(
                 epochs=1.0, batch_size=8, lr_lora=1e-3, lr_gates=4e-3, lr_head=1e-2, warmup=0.1
             ),
