@@ -6,8 +6,9 @@
 
 ``rows.jsonl`` carries a split for every row (``so8t data split``). Each configuration is a name and
 overrides of the preset given by ``--preset``; ``train=…`` and ``tests=["…"]`` among them replace
-the files, as ``leave_out.py`` writes them, ``seeds=[1,2]`` limits it to some of the seeds, and
-``untrained=true`` asks the base model as it is. One line of JSON is appended per finished run;
+the files, as ``leave_out.py`` writes them, ``seeds=[1,2]`` limits it to some of the seeds,
+``after=1`` puts it behind those with a lower number, and ``untrained=true`` asks the base model as
+it is. One line of JSON is appended per finished run;
 ``quality_tables.py`` makes tables of them. A short one of means over seeds, with the range, is
 printed at the end. Nothing is timed.
 """
@@ -18,6 +19,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import statistics
 import sys
@@ -87,6 +89,9 @@ def _decider(spec: Any, persona: Any, task: dict[str, Any]) -> tuple[Any, dict[s
     if code or run is None:
         raise RuntimeError("; ".join(errors))
     checkpoint = run.checkpoints()[-1] if task["last"] else run.best_checkpoint()
+    if task["keep_runs"]:
+        name = f"{re.sub('[^a-z0-9]+', '-', task['name'].lower()).strip('-')}-seed{task['seed']}"
+        shutil.copytree(run.root, Path(task["keep_runs"]) / name)
     decider = Decider(spec.base_model, checkpoint, policy=run.policy())
     state = run.state()
     return decider, {"validation": state.metrics, "steps": state.total_steps}
@@ -99,10 +104,12 @@ def _measure(task: dict[str, Any], folder: Path) -> dict[str, Any]:
     from so8t_engine.jobs.runtime import quiet_libraries
     from so8t_engine.labels import LABEL_INDEX, parse_label
     from so8t_engine.resources import resource_root
+    from so8t_engine.training.trainer import PersonaTrainer
     from so8t_engine.verdict import OperatingPoint, probabilities
     from so8t_engine.workspace.workspace import STARTER, Workspace
 
     quiet_libraries()
+    PersonaTrainer.pass_tokens = task["pass_tokens"]
     torch.set_num_threads(task["threads"])
     spec = overridden(task["preset"], task["overrides"], task["seed"])
     starter = resource_root() / "personas" / STARTER  # its policy text is part of every request
@@ -211,6 +218,8 @@ def main() -> None:
     parser.add_argument("--tau-refuse", type=float, default=0.4)
     parser.add_argument("--last", action="store_true", help="last instead of best checkpoint")
     parser.add_argument("--keep-logits", action="store_true")
+    parser.add_argument("--pass-tokens", type=int, help="cut batches on a GPU, to fit more runs")
+    parser.add_argument("--keep-runs", default="", help="folder that gets every run's own folder")
     parser.add_argument("--deadline", type=float, default=1e9, help="start no run after so many s")
     parser.add_argument("--out", required=True)
     arguments = parser.parse_args()
@@ -220,7 +229,8 @@ def main() -> None:
         configs += [line for line in listed if line.strip() and not line.startswith("#")]
     common = {
         key: getattr(arguments, key)
-        for key in ("preset", "threads", "tau_allow", "tau_refuse", "last", "keep_logits")
+        for key in ("preset", "threads", "tau_allow", "tau_refuse", "last", "keep_logits",
+                    "keep_runs", "pass_tokens")
     }
     tasks = []
     for seed in map(int, arguments.seeds.split(",")):
@@ -234,9 +244,11 @@ def main() -> None:
             if not files["tests"]:
                 parser.error(f"nothing to measure {name!r} on: give --test")
             untrained = overrides.pop("untrained", False)
+            after = overrides.pop("after", 0)
             overridden(arguments.preset, overrides, seed)  # a mistake shows before anything runs
-            tasks.append({"name": name, "overrides": overrides, "seed": seed,
+            tasks.append({"name": name, "overrides": overrides, "seed": seed, "after": after,
                           "untrained": untrained, **files, **common})  # fmt: skip
+    tasks.sort(key=lambda task: task["after"])
     results = []
     started = time.time()
     context = multiprocessing.get_context("spawn")

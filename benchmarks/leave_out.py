@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import msgspec
+
 from so8t_engine.resources import resource_root
 from so8t_engine.samples.readers import read_samples
 from so8t_engine.samples.schema import Sample, encode_sample
@@ -45,7 +47,11 @@ def main() -> None:
     for fold in range(options.folds):
         left_out = set(values[fold :: options.folds])
         test = [row for row in rows if value_of(row, options.by) in left_out]
-        kept = [row for row in rows if value_of(row, options.by) not in left_out]
+        kept = [  # whatever split they have in the dataset
+            msgspec.structs.replace(row, split="")
+            for row in rows
+            if value_of(row, options.by) not in left_out
+        ]
         kept = assign_splits(kept, validation_fraction=options.validation, seed=options.seed)
         train_path, test_path = (options.out / f"{name}{fold}.jsonl" for name in ("train", "test"))
         train_path.write_bytes(b"".join(map(encode_sample, kept)))

@@ -119,11 +119,12 @@ def plan(spec: TrainSpec, persona: Persona) -> dict[str, Any]:
     Raises:
         So8tError: for the first thing that would stop the run.
     """
+    from so8t_engine.jobs.starting import find_start
     from so8t_engine.jobs.train import gather_samples
     from so8t_engine.model.base_cache import resolve_base
 
     base = resolve_base(spec.base_model)
-    samples = gather_samples(spec, persona)
+    samples = gather_samples(spec, persona, find_start(spec, persona))
     train_rows = [sample for sample in samples if sample.split == "train"]
     batch = spec.optim.batch_size * spec.optim.accumulation
     steps = math.ceil(spec.optim.epochs * math.ceil(len(train_rows) / batch))

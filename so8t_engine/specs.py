@@ -204,6 +204,13 @@ class TrainSpec(_Spec, frozen=True):
     policy: Annotated[
         str, Meta(description="Policy text of the system turn; empty: the persona's own.")
     ] = ""
+    start_from: Annotated[
+        str,
+        Meta(
+            description="Learned weights to begin with: 'starter' (those that ship), a run of this"
+            " persona, or a checkpoint folder; empty: nothing learned."
+        ),
+    ] = ""
     seed: Annotated[int, Meta(ge=0, lt=2**31, description="Seed of everything random.")] = 17
     device: Annotated[
         Literal["auto", "cpu", "cuda"], Meta(description="auto: the GPU if there is one.")
@@ -222,10 +229,13 @@ PRESETS: dict[str, tuple[str, TrainSpec]] = {
         "Quick trial",
         TrainSpec(
             name="Quick trial",
-            # Each row once: on the CPU every pass costs minutes.
-            data=DataSpec(limit=2000, validation_fraction=0.035),
+            # It goes on from weights that know the task: what is new in the dataset, and as many
+            # known rows as minutes on a CPU allow, each once, at a fraction of the other rates.
+            start_from="starter",
+            data=DataSpec(limit=600, validation_fraction=0.035),
+            model=ModelSpec(adapt_layers="all"),
             optim=OptimSpec(
-                epochs=1.0, batch_size=8, lr_lora=1e-3, lr_gates=4e-3, lr_head=1e-2, warmup=0.1
+                epochs=1.0, batch_size=8, lr_lora=2e-4, lr_gates=1e-3, lr_head=2e-3, warmup=0.1
             ),
             # A few replies are enough for R_cmd to learn; each costs as much as two verdicts.
             loss=LossSpec(
@@ -236,7 +246,7 @@ PRESETS: dict[str, tuple[str, TrainSpec]] = {
                 pet=PetSpec(weight=0.0),
             ),
             # In a short run Refuse Recall at a bound is still noise and picked too early a step.
-            schedule=ScheduleSpec(eval_every=0.5, save_every=0.5, best_metric="macro_f1"),
+            schedule=ScheduleSpec(eval_every=1.0, save_every=0.5, best_metric="macro_f1"),
         ),
     ),
     # Depth, rates and passes are those that docs/results.md measures.

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from so8t_engine.errors import BaseModelError
-from so8t_engine.model.adapter import load_adapter, read_header
+from so8t_engine.model.adapter import load_adapter
+from so8t_engine.model.header import read_header
 from so8t_engine.model.loading import load_base
 from so8t_engine.model.persona_model import PersonaModel
 from so8t_engine.rotations import so8

@@ -15,6 +15,7 @@ from typing import Any
 from so8t_engine.errors import DataError, ResourceError, SpecError, WorkspaceError
 from so8t_engine.events import Result
 from so8t_engine.jobs.runtime import CommandFile, Control, Job, LineSink, Sink, run_job
+from so8t_engine.jobs.starting import find_start
 from so8t_engine.samples.readers import read_samples
 from so8t_engine.samples.schema import Sample
 from so8t_engine.samples.split import assign_splits
@@ -22,12 +23,16 @@ from so8t_engine.specs import TrainSpec, encode_spec
 from so8t_engine.workspace.atomic import write_bytes
 from so8t_engine.workspace.personas import Persona
 from so8t_engine.workspace.runs import ACTIVE_STATES, RunState, RunStore, process_start
+from so8t_engine.workspace.starts import Start, row_key
 
 MIN_FREE_BYTES = 512 * 1024**2
 
 
-def gather_samples(spec: TrainSpec, persona: Persona) -> list[Sample]:
+def gather_samples(spec: TrainSpec, persona: Persona, start: Start | None = None) -> list[Sample]:
     """Return the data of a run with splits decided: the persona's rows, then the extra files.
+
+    Rows that the weights to begin with were trained on are training rows. With a limit these fill
+    what new rows leave free: what is new is learned, what is old keeps it from being forgotten.
 
     Raises:
         DataError: if a file cannot be read or holds no usable row.
@@ -37,13 +42,16 @@ def gather_samples(spec: TrainSpec, persona: Persona) -> list[Sample]:
         raise DataError(
             "The dataset is empty.", next_step="Import or add samples on the Dataset page first."
         )
+    if start is not None:
+        samples, _ = start.claim(samples)
     decided = assign_splits(
         samples, validation_fraction=spec.data.validation_fraction, seed=spec.seed
     )
     for name in spec.data.extra:
         decided += [_as_extra(sample) for sample in _read(Path(name))]
     if spec.data.limit:
-        decided = _limited(decided, spec.data.limit, spec.seed)
+        seen = start.seen if start is not None and start.seen else frozenset()
+        decided = _limited(decided, spec.data.limit, spec.seed, seen)
     return decided
 
 
@@ -63,13 +71,20 @@ def _as_extra(sample: Sample) -> Sample:
     return msgspec.structs.replace(sample, split="train", id=f"extra-{sample.id}")
 
 
-def _limited(samples: list[Sample], limit: int, seed: int) -> list[Sample]:
+def _limited(
+    samples: list[Sample], limit: int, seed: int, seen: frozenset[str] = frozenset()
+) -> list[Sample]:
     import random
 
     train = [sample for sample in samples if sample.split == "train"]
     if len(train) <= limit:
         return samples
-    kept = {sample.id for sample in random.Random(seed).sample(train, limit)}
+    new = [sample for sample in train if row_key(sample) not in seen] if seen else train
+    draw = random.Random(seed)
+    chosen = draw.sample(new, min(limit, len(new)))
+    if len(chosen) < limit:
+        chosen += draw.sample([s for s in train if row_key(s) in seen], limit - len(chosen))
+    kept = {sample.id for sample in chosen}
     return [sample for sample in samples if sample.split != "train" or sample.id in kept]
 
 
@@ -79,10 +94,11 @@ def prepare_run(spec: TrainSpec, persona: Persona) -> RunStore:
     Raises:
         So8tError: if the data or the disk do not allow it; no folder is then left behind.
     """
-    samples = gather_samples(spec, persona)
+    start = find_start(spec, persona)
+    samples = gather_samples(spec, persona, start)
     _require_space(persona.runs_dir)
     policy = spec.policy or persona.info.policy
-    return RunStore.create(persona.runs_dir, spec, policy=policy, samples=samples)
+    return RunStore.create(persona.runs_dir, spec, policy=policy, samples=samples, start=start)
 
 
 def _require_space(folder: Path) -> None:
@@ -122,6 +138,11 @@ def extend(run: RunStore, epochs: float) -> TrainSpec:
         raise WorkspaceError(
             f"Run {run.id} has no checkpoint to go on from.",
             next_step="Start a new run with the same settings.",
+        )
+    if not run.keeps_progress():
+        raise WorkspaceError(
+            f"Run {run.id} holds learned weights, but not the optimizer's state to go on with.",
+            next_step=f"Begin a new run with its weights: --set start_from={run.id}.",
         )
     spec = run.spec()
     passed = spec.optim.epochs
@@ -217,7 +238,7 @@ def dry_run(spec: TrainSpec, persona: Persona, *, events: bool, sinks: Sequence[
         from so8t_engine.training.out_of_memory import human
         from so8t_engine.training.session import TrainingSession
 
-        samples = gather_samples(spec, persona)
+        samples = gather_samples(spec, persona, find_start(spec, persona))
         with tempfile.TemporaryDirectory(prefix="so8t-dry-run-") as folder:
             store = RunStore.create(Path(folder), spec, policy=spec.policy or persona.info.policy)
             store.save_samples(samples)

@@ -12,35 +12,14 @@ from typing import Any
 
 import msgspec
 import torch
-from msgspec import Struct
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from so8t_engine import __version__
 from so8t_engine.errors import WorkspaceError
-from so8t_engine.labels import LABELS
+from so8t_engine.model.header import HEADER, AdapterHeader
 from so8t_engine.model.persona_model import PersonaModel
-from so8t_engine.rotations.recording import CONVENTION, load_bank, save_bank
-from so8t_engine.specs import ModelSpec
+from so8t_engine.rotations.recording import load_bank, save_bank
 from so8t_engine.workspace.atomic import write_bytes, write_with
-
-HEADER = "persona.json"
-
-
-class AdapterHeader(Struct, frozen=True, kw_only=True):
-    """What an adapter fits; ``base`` is the reference of the base model that trained it."""
-
-    format: int = 1
-    engine: str = __version__
-    base: str
-    base_fingerprint: str
-    hidden_size: int
-    layers: tuple[int, ...]
-    labels: tuple[str, ...] = tuple(label.value for label in LABELS)
-    convention: str = CONVENTION
-    max_tokens: int
-    include_policy: bool
-    model: ModelSpec
 
 
 def save_adapter(model: PersonaModel, folder: Path, header: AdapterHeader, *, step: int) -> None:
@@ -79,21 +58,6 @@ def _save_lora(model: PersonaModel, folder: Path) -> None:
         config.save_pretrained(folder)
     finally:
         config.inference_mode = before
-
-
-def read_header(folder: Path) -> AdapterHeader:
-    """Read what the adapter in ``folder`` fits.
-
-    Raises:
-        WorkspaceError: if the file is missing or damaged.
-    """
-    try:
-        return msgspec.json.decode((folder / HEADER).read_bytes(), type=AdapterHeader)
-    except (OSError, msgspec.DecodeError) as error:
-        raise WorkspaceError(
-            f"The checkpoint {folder.name} cannot be read: {error}.",
-            next_step="Choose another checkpoint of this run, or train again.",
-        ) from error
 
 
 def load_adapter(model: PersonaModel, folder: Path) -> None:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from so8t_engine.labels import LABELS
-from so8t_engine.model.adapter import load_adapter, read_header
+from so8t_engine.model.adapter import load_adapter
 from so8t_engine.model.base_cache import resolve_base
+from so8t_engine.model.header import read_header
 from so8t_engine.model.inference import verdict_logits
 from so8t_engine.model.loading import load_base
 from so8t_engine.model.persona_model import PersonaModel

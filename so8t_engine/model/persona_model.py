@@ -29,21 +29,26 @@ from so8t_engine.specs import LoraSpec, ModelSpec
 class SafetyHead(nn.Module):
     """Three rows without bias that read ``R_safe x``; float32 always, like the generators.
 
-    ``logits = scale · W x`` with the constant ``scale = 1 / (√D · rms)``, where ``rms`` is that of
-    the final norm's factors, and so about that of ``x``. Learning rates then mean the same whatever
-    the width and the scale of the base model. The rows of an exported model are ``scale · W``.
+    ``logits = W (scale ⊙ x)`` with constants ``scale = 1 / (√D · |factor|)``, one a channel, of the
+    final norm's factors and so about of the size of ``x`` there. Learning rates then mean the same
+    whatever the width of the base model, and whether its factors are alike (Llama types) or a few
+    of them are thirty times the others (Gemma), which would drown all channels but those. The rows
+    of an exported model are ``W ⊙ scale``.
     """
 
     scale: Tensor
 
-    def __init__(self, hidden_size: int, rms: float = 1.0) -> None:
+    def __init__(self, factors: Tensor) -> None:
+        """Take the factors ``[D]`` of the final norm; tiny ones count as a tenth of their RMS."""
         super().__init__()
+        hidden_size = len(factors)
+        size = factors.abs().clamp(min=0.1 * float(factors.pow(2).mean().sqrt()))
         self.weight = nn.Parameter(torch.empty(len(LABELS), hidden_size, dtype=torch.float32))
         nn.init.normal_(self.weight, std=0.1)
-        self.register_buffer("scale", torch.tensor(1.0 / (hidden_size**0.5 * rms)))
+        self.register_buffer("scale", 1.0 / (hidden_size**0.5 * size))
 
     def rows(self) -> Tensor:
-        """Return the plain verdict rows ``scale · W``, ``[3, D]`` float32."""
+        """Return the plain verdict rows ``W ⊙ scale``, ``[3, D]`` float32."""
         return self.weight.detach() * self.scale
 
     def _apply(self, fn: Any, recurse: bool = True) -> SafetyHead:
@@ -57,7 +62,7 @@ class SafetyHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the verdict logits ``[..., 3]`` in float32 for ``x`` ``[..., D]``."""
         with torch.autocast(device_type=x.device.type, enabled=False):
-            return nn.functional.linear(x.float(), self.weight) * self.scale
+            return nn.functional.linear(x.float() * self.scale, self.weight)
 
 
 class PassThrough(nn.Module):
@@ -148,7 +153,7 @@ class PersonaModel(nn.Module):
             names = [f"layers.{index}" for index in self.layers] + [HEAD]
             self.gates = GateBank(names, config.hidden_size, spec.sharing)
         norm = norm_factors(config, base.model.model.norm.weight.detach().float())
-        self.safety_head = SafetyHead(config.hidden_size, float(norm.pow(2).mean().sqrt()))
+        self.safety_head = SafetyHead(norm)
         # A plain list, so that `.to(device)` on the model leaves the dropped layers where they are.
         self._prefix_store: list[nn.Module] | None = None
         self._lora: list[nn.Parameter] | None = None

@@ -25,6 +25,8 @@ FREE_NUMBERS = SIZE * (SIZE - 1) // 2
 HEALTH_LIMIT = 1e-5
 """Largest max|RᵀR − I| and |det R − 1| that still counts as "in SO(8)" in float32."""
 CACHED_RECORDINGS = 6
+CONVENTION = "column vectors; y = R_cmd R_safe x; A = theta - theta^T; R = exp(A)"
+"""How stored generators are meant; written into every file that holds some."""
 
 _UPPER = np.triu_indices(SIZE, 1)
 

@@ -11,10 +11,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from so8t_engine.rotations.analysis import CONVENTION
 from so8t_engine.rotations.gate import GateBank
 from so8t_engine.workspace.atomic import write_with
-
-CONVENTION = "column vectors; y = R_cmd R_safe x; A = theta - theta^T; R = exp(A)"
 
 
 def bank_metadata(bank: GateBank) -> dict[str, str]:

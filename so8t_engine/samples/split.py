@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from so8t_engine.samples.duplicates import near_groups
+from so8t_engine.samples.duplicates import Groups, near_groups
 from so8t_engine.samples.schema import Sample
+
+CONTRAST_TAG = "group:"
 
 
 def assign_splits(
@@ -24,8 +26,10 @@ def assign_splits(
 ) -> list[Sample]:
     """Return the samples with every empty split filled by ``train``, ``validation`` or ``test``.
 
-    Splits that are given stay. Near-duplicates never straddle: rows without a split follow the
-    rows of their group that have one (``train`` wins over ``validation``, and a neighbour of a
+    Splits that are given stay. Near-duplicates never straddle, nor do the rows of one contrast
+    group (those that share a tag ``group:…``: a model that trained on the harmless twin of a
+    held-out request has seen half of the question). Rows without a split follow the rows of their
+    group that have one (``train`` wins over ``validation``, and a neighbour of a
     ``test`` row follows it only if no other split claims the group). The rest is drawn per label
     and language, seeded; the result does not depend on the order of rows.
 
@@ -34,22 +38,22 @@ def assign_splits(
         validation_fraction: share of the rows to hold out, in (0, 1).
         seed: of the draw.
         test_fraction: share of the rows without a split to put into ``test``, in [0, 1).
-        groups: row numbers of near-duplicates where they are known; None looks for them.
+        groups: row numbers of near-duplicates where they are known (contrast groups come on top); None looks for them.
         progress: rows compared and in all.
         cancelled: asked now and then; :class:`~so8t_engine.samples.duplicates.ScanCancelled`.
     """
     result = list(samples)
     if all(sample.split for sample in result):
         return result
-    owner = list(range(len(result)))
     if groups is None:
         groups = near_groups(result, progress=progress, cancelled=cancelled)
-    for group in groups:
-        for row in group:
-            owner[row] = group[0]
+    together = Groups(len(result))
+    for group in [*groups, *contrast_groups(result)]:
+        for row in group[1:]:
+            together.join(group[0], row)
     members: dict[int, list[int]] = defaultdict(list)
-    for row, first in enumerate(owner):
-        members[first].append(row)
+    for row in range(len(result)):
+        members[together.find(row)].append(row)
     free: dict[tuple[str, str], list[list[int]]] = defaultdict(list)
     for rows in members.values():
         given = {result[row].split for row in rows} - {""}
@@ -68,6 +72,16 @@ def assign_splits(
         for rows in _draw(result, left, share, name, "validation"):
             _fill(result, rows, "train")
     return result
+
+
+def contrast_groups(samples: Sequence[Sample]) -> list[list[int]]:
+    """Return the row numbers of every contrast group: the rows that share a tag ``group:…``."""
+    rows: dict[str, list[int]] = defaultdict(list)
+    for row, sample in enumerate(samples):
+        for tag in sample.tags:
+            if tag.startswith(CONTRAST_TAG):
+                rows[tag].append(row)
+    return [group for group in rows.values() if len(group) > 1]
 
 
 def straddling(samples: Sequence[Sample], groups: Sequence[Sequence[int]]) -> int:

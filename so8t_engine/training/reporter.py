@@ -20,7 +20,8 @@ from so8t_engine.evaluation.metrics import (
 from so8t_engine.evaluation.watched_cases import case_verdicts
 from so8t_engine.events import Checkpoint, Metric, Progress, Rotation, number_to_wire
 from so8t_engine.jobs.runtime import Job
-from so8t_engine.model.adapter import AdapterHeader, save_adapter
+from so8t_engine.model.adapter import save_adapter
+from so8t_engine.model.header import AdapterHeader
 from so8t_engine.model.inference import verdict_logits
 from so8t_engine.model.persona_model import PersonaModel
 from so8t_engine.rotations.recording import record

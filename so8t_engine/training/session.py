@@ -17,8 +17,9 @@ from transformers.trainer_callback import PrinterCallback
 from so8t_engine.errors import DataError, ResourceError, WorkspaceError
 from so8t_engine.events import Hello, Progress, Result
 from so8t_engine.jobs.runtime import Job
-from so8t_engine.model.adapter import AdapterHeader, read_header
+from so8t_engine.model.adapter import load_adapter
 from so8t_engine.model.base_cache import cache_root, resolve_base
+from so8t_engine.model.header import AdapterHeader, read_header
 from so8t_engine.model.identity import base_identity
 from so8t_engine.model.loading import LoadedBase, load_base
 from so8t_engine.model.persona_model import PersonaModel
@@ -36,6 +37,7 @@ from so8t_engine.training.trainer import PersonaTrainer
 from so8t_engine.verdict import OperatingPoint
 from so8t_engine.workspace.atomic import is_disk_full
 from so8t_engine.workspace.runs import RunState, RunStore
+from so8t_engine.workspace.starts import read_seen
 
 
 @dataclass
@@ -208,6 +210,7 @@ class TrainingSession:
         )
         torch.manual_seed(spec.seed)  # LoRA and head start alike whatever loading consumed
         model = PersonaModel(base, spec.model)
+        self._begin_with_start(model, folder)
         emitter.emit(Progress(phase="loading base", done=1, total=1, unit="models"))
         policy = self.run_store.policy() if spec.data.include_policy else ""
         prompts = PromptBuilder(base.tokenizer, policy, max_tokens=spec.data.max_tokens)
@@ -252,6 +255,34 @@ class TrainingSession:
             ),
             labels=[sample.label for sample in train],
         )
+
+    def _begin_with_start(self, model: PersonaModel, base: Path) -> None:
+        """Load the weights that this run was to begin with, if any."""
+        spec, start = self.spec, self.run_store.start_dir
+        if not start.is_dir():
+            if spec.start_from and not self._dry:
+                self.job.emitter.log(
+                    f"The weights {spec.start_from!r} fit the default base model only;"
+                    " this run begins with nothing learned.",
+                    "warning",
+                )
+            return
+        header = read_header(start)
+        same = header.base == spec.base_model == "default"  # one file, checked by its hash
+        if not same and header.base_fingerprint != base_identity(base):
+            raise WorkspaceError(
+                f"The weights {spec.start_from!r} were trained on another base model.",
+                why="Learned weights fit the base model that they were trained on.",
+                next_step="Choose that base model, or clear start_from.",
+            )
+        load_adapter(model, start)
+        self.job.emitter.log(f"Begins with the weights {spec.start_from!r}.")
+        if read_seen(start) is None:
+            self.job.emitter.log(
+                "Which rows these weights were trained on is not known; if held-out rows are among"
+                " them, the figures of this run flatter it.",
+                "warning",
+            )
 
     def _check_samples(self, train: list[Sample], validation: list[Sample]) -> None:
         if not train:

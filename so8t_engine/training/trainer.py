@@ -46,7 +46,10 @@ class PersonaTrainer(Trainer):  # type: ignore[misc]  # transformers has no type
         frozen_safe: True once late freeze holds R_safe and the safety head still.
         step_samples: samples of the current optimizer step over all processes.
         last_grad_norm: norm of all gradients of the last step, before clipping.
+        pass_tokens: most padded tokens of one pass on a GPU; None reads each batch in one pass.
     """
+
+    pass_tokens: int | None = None
 
     optimizer: Any
     lr_scheduler: Any
@@ -63,7 +66,7 @@ class PersonaTrainer(Trainer):  # type: ignore[misc]  # transformers has no type
         self.persona = model
         self.spec = spec
         self.rows = rows
-        budget = PASS_TOKENS if model.device.type == "cpu" else None
+        budget = PASS_TOKENS if model.device.type == "cpu" else self.pass_tokens
         self.collator = StepCollator(collator, self._passes(model, spec), budget=budget)
         self.verdict_loss = verdict_loss
         self.parts: dict[str, float] = {}

@@ -1,8 +1,8 @@
 """One training run on disk (torch-free).
 
 ``runs/<session id>/`` holds ``spec.json`` (frozen), ``samples.jsonl`` (the frozen data, splits
-decided), ``policy.txt``, ``state.json``, ``events.jsonl``, ``log.txt``, ``rotations/``,
-``checkpoints/`` and ``evaluations/``.
+decided), ``policy.txt``, ``start/`` (the weights it began with, if with any), ``state.json``,
+``events.jsonl``, ``log.txt``, ``rotations/``, ``checkpoints/`` and ``evaluations/``.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from so8t_engine.events import AnyEvent, decode_event
 from so8t_engine.samples.schema import Sample, decode_sample, encode_sample
 from so8t_engine.specs import TrainSpec, encode_spec, load_spec
 from so8t_engine.workspace.atomic import write_bytes, write_lines, write_text
+from so8t_engine.workspace.starts import Start
 
 RUN_ID = re.compile(r"\d{8}_\d{6}(_\d+)?")
 ACTIVE_STATES = frozenset(("starting", "running", "paused", "stopping"))
@@ -127,6 +128,11 @@ class RunStore:
         return self.root / "policy.txt"
 
     @property
+    def start_dir(self) -> Path:
+        """Frozen copy of the learned weights that training began with; absent if with none."""
+        return self.root / "start"
+
+    @property
     def events_path(self) -> Path:
         """All events of all processes of this run, in order."""
         return self.root / "events.jsonl"
@@ -174,6 +180,7 @@ class RunStore:
         *,
         policy: str,
         samples: Iterable[Sample] = (),
+        start: Start | None = None,
         now: dt.datetime | None = None,
     ) -> RunStore:
         """Make the folder of a new run, with a session id that no other run has.
@@ -191,6 +198,8 @@ class RunStore:
             write_bytes(draft.spec_path, encode_spec(spec))
             write_text(draft.policy_path, policy)
             draft.save_samples(samples)
+            if start is not None:
+                start.freeze(draft.start_dir)
             draft.save_state(RunState(state="queued"))
             return cls(cls._claim(draft.root, runs_dir / moment))
         except OSError as error:
@@ -322,6 +331,11 @@ class RunStore:
                 return named
         complete = self.checkpoints()
         return complete[-1] if complete else None
+
+    def keeps_progress(self) -> bool:
+        """Tell whether the last checkpoint holds what training needs to go on exactly."""
+        complete = self.checkpoints()
+        return bool(complete) and (complete[-1] / "optimizer.safetensors").is_file()
 
     def rotation_files(self) -> list[Path]:
         """Return the recordings of the generators, in step order."""

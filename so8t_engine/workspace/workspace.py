@@ -21,11 +21,33 @@ from so8t_engine.resources import resource_root
 from so8t_engine.workspace.atomic import fsync_folder, write_text
 from so8t_engine.workspace.lock import Owner, WriterLock
 from so8t_engine.workspace.personas import Persona, PersonaInfo, now_iso, slugify
-from so8t_engine.workspace.runs import ACTIVE_STATES
+from so8t_engine.workspace.runs import ACTIVE_STATES, RunStore, list_runs
 from so8t_engine.workspace.trash import move_to_trash
 
 WORKSPACE_VERSION = 1
 STARTER = "office-assistant"
+
+
+def shipped_run() -> RunStore:
+    """Return the run that ships with the starter persona, without the data it shares with it.
+
+    Raises:
+        So8tError: if the installation is incomplete.
+    """
+    found = list_runs(resource_root() / "personas" / STARTER / "runs")
+    if not found:
+        raise WorkspaceError(
+            "The learned weights of the starter persona are missing.",
+            next_step="Install the package again.",
+        )
+    return found[0]
+
+
+def _install_run(run: RunStore, persona: Path) -> None:
+    """Give a new starter persona the run that trained its weights, complete with its data."""
+    target = RunStore(persona / "runs" / run.id)
+    shutil.copytree(run.root, target.root)
+    shutil.copyfile(persona / "dataset.jsonl", target.samples_path)
 
 
 def default_workspace() -> Path:
@@ -157,7 +179,7 @@ class Workspace:
             return self.persona(STARTER)
         template = resource_root() / "personas" / STARTER
         info = msgspec.structs.replace(Persona(template).info, created=now_iso())
-        return self._build(STARTER, info, template)
+        return self._build(STARTER, info, template, run=shipped_run())
 
     def duplicate(self, slug: str, new_name: str) -> Persona:
         """Copy policy, settings and dataset (not the runs) of a persona under a new name."""
@@ -186,7 +208,9 @@ class Workspace:
             )
         return move_to_trash(self.root, persona.root)
 
-    def _build(self, slug: str, info: PersonaInfo, template: Path | None) -> Persona:
+    def _build(
+        self, slug: str, info: PersonaInfo, template: Path | None, *, run: RunStore | None = None
+    ) -> Persona:
         """Prepare the folder under a hidden name and rename it: it exists complete or not."""
         self._require_writable()
         try:
@@ -203,6 +227,8 @@ class Workspace:
                     if (template / name).is_file():
                         shutil.copyfile(template / name, building / name)
             Persona(building).save(info)
+            if run is not None:
+                _install_run(run, building)
             while True:
                 target = self._free_folder(slug)
                 with contextlib.suppress(FileExistsError):

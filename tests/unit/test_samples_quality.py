@@ -92,6 +92,21 @@ def test_split_is_stratified_seeded_and_keeps_what_is_given() -> None:
     assert again == first
 
 
+def test_contrast_groups_never_straddle() -> None:
+    rows = [
+        sample(n, f"{n * 7919} question {n * 104729} about {n * 1299709}", LABELS[n % 3],
+               tags=(f"group:{n // 4}", "form:question"))
+        for n in range(200)
+    ]  # fmt: skip
+    result = assign_splits(rows, validation_fraction=0.3, seed=1)
+    assert sum(row.split == "validation" for row in result) == pytest.approx(60, abs=8)
+    for first in range(0, 200, 4):
+        assert len({row.split for row in result[first : first + 4]}) == 1
+    given = [msgspec.structs.replace(rows[0], split="test"), *rows[1:4]]
+    followed = assign_splits(given, validation_fraction=0.3, seed=1)
+    assert [row.split for row in followed] == ["test"] * 4
+
+
 def test_a_free_row_follows_its_twin_that_has_a_split() -> None:
     for given_split in ("train", "validation", "test"):
         rows = [sample(0, LONG, split=given_split), sample(1, LONG + "?")]

@@ -10,11 +10,13 @@ from pathlib import Path
 
 from so8t_engine.errors import So8tError
 from so8t_engine.events import GpuReading, Hello, Telemetry
+from so8t_engine.jobs.starting import STARTER_WEIGHTS, locate_start
 from so8t_engine.labels import LABELS
 from so8t_engine.model.base_cache import resolve_base
 from so8t_engine.samples.duplicates import comparison_key, exact_groups
 from so8t_engine.samples.schema import Sample
 from so8t_engine.specs import TrainSpec
+from so8t_engine.workspace.personas import Persona
 from so8t_engine.workspace.runs import RunStore
 from so8t_studio.pages.train.memory_plan import MemoryPlan, training_gpu
 
@@ -109,6 +111,25 @@ def conflict_check(samples: Sequence[Sample]) -> list[Check]:
                   f"{conflicts} requests appear with different labels, for example "
                   f"“{comparison_key(first)[:60]}”.",
                   "Resolve the label conflicts on the Dataset page.")]  # fmt: skip
+
+
+def start_check(spec: TrainSpec, persona: Persona) -> list[Check]:
+    """Say which learned weights the run begins with."""
+    if not spec.start_from:
+        return []
+    try:
+        folder = locate_start(spec, persona)
+    except So8tError as error:
+        return [Check("start", "error", " ".join(filter(None, (error.what, error.why))),
+                      error.next_step)]  # fmt: skip
+    if folder is None:
+        return [Check("start", "info", "The weights that ship fit the default base model only, so "
+                                       "this run begins with nothing learned.")]  # fmt: skip
+    name = "that ship with the studio" if spec.start_from == STARTER_WEIGHTS else (
+        f"of {spec.start_from}"
+    )  # fmt: skip
+    return [Check("start", "ok", f"Begins with the learned weights {name}. New rows come first; "
+                                 "rows they know fill the rest and are never measured on.")]
 
 
 def task_check(samples: Sequence[Sample], spec: TrainSpec) -> list[Check]:
@@ -228,6 +249,8 @@ def last_pace(runs: Sequence[RunStore], spec: TrainSpec) -> Pace | None:
         seconds = state.ended - state.started
         if state.step < 5 or state.ended <= 0 or seconds <= 0:
             continue
+        if not state.pid:  # it ships with the studio: another machine trained it
+            continue
         if (own.model.adapt_layers, own.base_model) != (spec.model.adapt_layers, spec.base_model):
             continue
         rows = state.step * own.optim.batch_size * own.optim.accumulation
@@ -248,6 +271,7 @@ def run_checks(
     folder: Path,
     reading: Telemetry | None,
     read_only: bool = False,
+    persona: Persona | None = None,
     plan: MemoryPlan | None = None,
     pace: Pace | None = None,
 ) -> list[Check]:
@@ -260,6 +284,7 @@ def run_checks(
         folder: where runs are written.
         reading: the machine now, if it is known.
         read_only: True if another window holds the workspace.
+        persona: whose runs the settings may name as a start.
         plan: what it would need, if that is known.
         pace: how fast an earlier run was.
     """
@@ -274,6 +299,8 @@ def run_checks(
         found += split_check(samples, spec)
         found += conflict_check(samples)
         found += task_check(samples, spec)
+    if persona is not None:
+        found += start_check(spec, persona)
     found += base_check(base)
     found += disk_check(folder)
     found += device_check(samples, spec, reading, pace)

@@ -26,7 +26,7 @@ from so8t_studio.pages.train.job_card import JobCard
 from so8t_studio.pages.train.live_panel import LivePanel
 from so8t_studio.pages.train.lost_runs import LostRuns
 from so8t_studio.pages.train.queue_panel import QueuePanel
-from so8t_studio.pages.train.run_actions import RunActions
+from so8t_studio.pages.train.run_actions import RunActions, begun_with
 from so8t_studio.pages.train.runs_model import RunRow
 from so8t_studio.pages.train.runs_panel import RunsPanel
 from so8t_studio.pages.train.setup_actions import SetupActions, with_changes
@@ -97,6 +97,7 @@ class TrainPage(Page):
         self.runs = RunsPanel()
         self.runs.show_requested.connect(self._on_show_requested)
         self.runs.copy_requested.connect(self._on_copy_requested)
+        self.runs.begin_requested.connect(self._on_begin_requested)
         self.runs.rows_changed.connect(self._on_rows_changed)
         self.actions_of_runs = RunActions(self.context, self.runs, self._launch, self)
         self.actions_of_runs.failed.connect(self._on_action_failed)
@@ -385,6 +386,12 @@ class TrainPage(Page):
         if row.spec is not None:
             self.setup.load_spec(row.spec)
             self.tabs.setCurrentIndex(SETUP)
+
+    @Slot(object)
+    def _on_begin_requested(self, row: RunRow) -> None:
+        preset_key, changes = begun_with(row)
+        self.setup.choose(preset_key, changes)
+        self.tabs.setCurrentIndex(SETUP)
 
     @Slot(str)
     def _on_action_failed(self, sentence: str) -> None:

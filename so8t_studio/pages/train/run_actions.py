@@ -5,13 +5,15 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from PySide6.QtCore import QObject, Signal, Slot
 from PySide6.QtWidgets import QInputDialog, QWidget
 
 from so8t_engine.errors import So8tError
-from so8t_engine.specs import TrainSpec
+from so8t_engine.jobs.starting import differing
+from so8t_engine.specs import TrainSpec, preset
 from so8t_engine.workspace.runs import RunNotes
 from so8t_engine.workspace.trash import move_to_trash
 from so8t_studio.context import AppContext, RunChange
@@ -20,6 +22,7 @@ from so8t_studio.pages.train.dialogs import write_spec
 from so8t_studio.pages.train.runs_model import RunRow
 from so8t_studio.pages.train.runs_panel import RunsPanel
 
+REFINING = "quick"  # the preset whose rates are meant for weights that are learned already
 Launch = Callable[[list[str], str, Path | None], None]
 
 
@@ -30,9 +33,29 @@ def again(row: RunRow, seed: int | None) -> TrainSpec:
     frozen = msgspec.structs.replace(
         spec.data, dataset=str(row.store.samples_path.resolve()), extra=(), limit=0
     )
+    start = row.store.start_dir
     return msgspec.structs.replace(
-        spec, data=frozen, policy=row.store.policy(), seed=spec.seed if seed is None else seed
+        spec,
+        data=frozen,
+        policy=row.store.policy(),
+        start_from=str(start.resolve()) if start.is_dir() else "",
+        seed=spec.seed if seed is None else seed,
     )
+
+
+def begun_with(row: RunRow) -> tuple[str, dict[str, Any]]:
+    """Return preset and changes for a run that begins with the weights of ``row``."""
+    assert row.spec is not None
+    changes: dict[str, Any] = {"start_from": row.store.id}
+    model = preset(REFINING).model
+    for name, value in differing(model, row.spec.model).items():
+        if isinstance(value, dict):
+            changes |= {f"model.{name}.{part}": inner for part, inner in value.items()}
+        else:
+            changes[f"model.{name}"] = value
+    if row.spec.base_model != "default":
+        changes["base_model"] = row.spec.base_model
+    return REFINING, changes
 
 
 class RunActions(QObject):

@@ -61,18 +61,25 @@ class RunRow:
     data: str = ""
     rows: int = 0
     touched: float = 0.0
+    keeps_progress: bool = True
 
     @property
     def resumable(self) -> bool:
         """True if it stopped before its end and left a checkpoint."""
         unfinished = self.state.step < self.state.total_steps or self.state.total_steps == 0
         ended = self.state.state in ("cancelled", "failed", "crashed")
-        return ended and unfinished and self.checkpoints > 0
+        return ended and unfinished and self.checkpoints > 0 and self.keeps_progress
 
     @property
     def continuable(self) -> bool:
         """True if it ended, in whatever way, and left a checkpoint to go on from."""
-        return not self.active and self.state.state != "queued" and self.checkpoints > 0
+        idle = not self.active and self.state.state != "queued"
+        return idle and self.checkpoints > 0 and self.keeps_progress
+
+    @property
+    def usable(self) -> bool:
+        """True if another run can begin with its weights."""
+        return self.spec is not None and self.checkpoints > 0
 
     @property
     def metrics(self) -> dict[str, float | None]:
@@ -122,7 +129,7 @@ def read_row(store: RunStore, persona: str = "") -> RunRow:
         touched = 0.0
     return RunRow(
         store, store.state(), spec, len(store.checkpoints()), problem, store.notes(), persona,
-        data, rows, touched,
+        data, rows, touched, store.keeps_progress(),
     )  # fmt: skip
 
 

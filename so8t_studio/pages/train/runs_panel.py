@@ -42,6 +42,7 @@ class RunsPanel(QWidget):
     continue_requested = Signal(object)
     again_requested = Signal(object, bool)
     copy_requested = Signal(object)
+    begin_requested = Signal(object)
     notes_edited = Signal(object, object)
     delete_requested = Signal(object)
     rows_changed = Signal(object)
@@ -82,6 +83,12 @@ class RunsPanel(QWidget):
         self.show_button = self._button("runShow", self.tr("Show charts"), self._on_show_clicked)
         self.resume_button = self._button("runResume", self.tr("Resume"), self._on_resume_clicked)
         self.copy_button = self._button("runCopy", self.tr("Use settings"), self._on_copy_clicked)
+        self.begin_button = self._button(
+            "runBegin", self.tr("Train on from it"), self._on_begin_clicked
+        )
+        self.begin_button.setToolTip(
+            self.tr("Set up a new run that begins with the weights of this one.")
+        )
         self.folder_button = self._button("runFolder", self.tr("Folder"), self._on_folder_clicked)
         self.delete_button = self._button(
             "runDelete", self.tr("To trash…"), self._on_delete_clicked
@@ -105,7 +112,8 @@ class RunsPanel(QWidget):
             self.tr("Repeat the run with its own settings, frozen data and policy.")
         )
         for button in (self.show_button, self.resume_button, self.continue_button,
-                       self.again_button, self.copy_button, self.folder_button):  # fmt: skip
+                       self.again_button, self.begin_button, self.copy_button,
+                       self.folder_button):  # fmt: skip
             row.addWidget(button)
         row.addStretch(1)
         row.addWidget(self.delete_button)
@@ -234,6 +242,7 @@ class RunsPanel(QWidget):
         self.show_button.setEnabled(one is not None)
         self.folder_button.setEnabled(one is not None)
         self.copy_button.setEnabled(one is not None and one.spec is not None)
+        self.begin_button.setEnabled(one is not None and one.usable and not self._read_only)
         self.resume_button.setEnabled(one is not None and one.resumable and not self._read_only)
         self.resume_button.setToolTip(
             self.tr("Go on from the last checkpoint.")
@@ -283,6 +292,12 @@ class RunsPanel(QWidget):
         row = self._one()
         if row is not None:
             self.copy_requested.emit(row)
+
+    @Slot()
+    def _on_begin_clicked(self) -> None:
+        row = self._one()
+        if row is not None and row.usable:
+            self.begin_requested.emit(row)
 
     @Slot()
     def _on_folder_clicked(self) -> None:

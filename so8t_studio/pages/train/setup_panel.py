@@ -153,7 +153,9 @@ class SetupPanel(QScrollArea):
     # -- construction ---------------------------------------------------------------------------
     def _make_presets(self) -> QGridLayout:
         words = {
-            "quick": self.tr("To see whether the data teaches anything. Minutes without a GPU."),
+            "quick": self.tr(
+                "Teaches the starter weights what is new in the data. Minutes without a GPU."
+            ),
             "balanced": self.tr("For a persona that you want to use. The right choice to start."),
             "thorough": self.tr("Every layer and the replies as well. Best with a GPU."),
             "card12": self.tr("A 7B-class base model, all layers, on a GPU with 12 GB."),
@@ -200,6 +202,8 @@ class SetupPanel(QScrollArea):
             parts.append(self.tr("SO(8) gates"))
         if spec.loss.w_task > 0:
             parts.append(self.tr("task loss"))
+        if spec.start_from:
+            parts.append(self.tr("from learned weights"))
         return " · ".join(parts)
 
     def _make_checks(self) -> QFrame:

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 from so8t_engine.errors import BaseModelError
 from so8t_engine.export.fold import fold, fold_checkpoint, rotate_inputs, rotate_outputs
 from so8t_engine.export.fold import verdict_logits as folded_verdicts
-from so8t_engine.model.adapter import AdapterHeader, save_adapter
+from so8t_engine.model.adapter import save_adapter
+from so8t_engine.model.header import AdapterHeader
 from so8t_engine.model.persona_model import PersonaModel
 from so8t_engine.rotations import so8
 from tests.helpers.tiny_models import FAMILIES
