@@ -22,9 +22,11 @@ from so8t_engine.evaluation.results import Evaluation, RowResult, save_evaluatio
 from so8t_engine.events import Hello, Metric, Progress, Result, number_to_wire
 from so8t_engine.jobs.runtime import Job, Sink, run_job
 from so8t_engine.jobs.selection import build_decider, checkpoint_of
+from so8t_engine.jobs.starting import training_rows
 from so8t_engine.samples.schema import SPLITS, Sample
 from so8t_engine.workspace.personas import Persona
 from so8t_engine.workspace.runs import RunStore
+from so8t_engine.workspace.starts import row_key
 
 BATCH_SIZE = 16
 _SHOWN_REJECTS = 20
@@ -53,10 +55,10 @@ class EvaluationRequest:
 
 
 def rows_to_evaluate(
-    run: RunStore, data: str, warn: Callable[[str], None]
+    run: RunStore, persona: Persona, data: str, warn: Callable[[str], None]
 ) -> tuple[list[Sample], list[Sample], int]:
-    """Return the rows to measure, the run's training rows (for the baselines), and how many rows
-    of a file could not be read.
+    """Return the rows to measure, what the weights were trained on (for the baselines), and how
+    many rows of a file could not be read. Rows that are both are announced.
 
     Raises:
         DataError: if the run has no such rows, or the file none that can be used.
@@ -68,7 +70,7 @@ def rows_to_evaluate(
             f"The data of run {run.id} cannot be read: {error.strerror}.",
             next_step="Choose another run.",
         ) from error
-    train = [sample for sample in frozen if sample.split == "train"]
+    train, seen = training_rows(run, persona, frozen)
     if data in SPLITS:
         rows = [sample for sample in frozen if sample.split == data]
         if not rows:
@@ -78,6 +80,12 @@ def rows_to_evaluate(
             )
         return rows, train, 0
     found, rejected = _read_file(Path(data).expanduser(), warn)
+    known = sum(row_key(row) in seen for row in found)
+    if known:
+        warn(
+            f"{known} of these {len(found)} rows were trained on; the figures say less about"
+            " requests that are new."
+        )
     return found, train, rejected
 
 
@@ -150,7 +158,7 @@ def measure(
     def warn(message: str) -> None:
         job.emitter.log(message, "warning")
 
-    rows, train, rejected = rows_to_evaluate(run, request.data, warn)
+    rows, train, rejected = rows_to_evaluate(run, persona, request.data, warn)
     checkpoint = checkpoint_of(run).name if request.arm == "trained" else ""
     job.emitter.emit(Progress(phase="loading base", done=0, total=1))
     decider = build_decider(persona, run, request.arm, job.emitter.log)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from so8t_engine.errors import SpecError, WorkspaceError
+from so8t_engine.errors import DataError, SpecError, WorkspaceError
 from so8t_engine.jobs.selection import checkpoint_of, find_run
 from so8t_engine.model.header import HEADER, AdapterHeader, read_header
 from so8t_engine.resources import resource_root
-from so8t_engine.samples.schema import decode_sample
+from so8t_engine.samples.schema import Sample
 from so8t_engine.specs import ModelSpec, TrainSpec
 from so8t_engine.workspace.personas import Persona
 from so8t_engine.workspace.runs import RunStore
-from so8t_engine.workspace.starts import Start, read_seen, trained_on
+from so8t_engine.workspace.starts import Start, read_seen, row_key, trained_on
 from so8t_engine.workspace.workspace import STARTER, shipped_run
 
 STARTER_WEIGHTS = "starter"
@@ -92,10 +94,47 @@ def _same_shape(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
     return all(ours[key] == theirs[key] for key in ours if key != "dropout")
 
 
+def training_rows(
+    run: RunStore, persona: Persona, frozen: Sequence[Sample]
+) -> tuple[list[Sample], frozenset[str]]:
+    """Return what the weights of ``run`` have learned from, so that a baseline learns from it too.
+
+    Args:
+        run: an ended run.
+        persona: whose dataset still has the rows that earlier runs were trained on.
+        frozen: the data of the run.
+
+    Returns:
+        The rows, those of the weights that it began with among them as far as they are at hand,
+        and the keys of all of them.
+    """
+    train = [sample for sample in frozen if sample.split == "train"]
+    own = trained_on(train)
+    before = read_seen(run.start_dir) if run.start_dir.is_dir() else None
+    if not before:
+        return train, own
+    found: dict[str, Sample] = {}
+    missing = before - own
+    sources = [persona.load_samples]
+    if run.spec().start_from == STARTER_WEIGHTS:
+        sources.append(_starter().load_samples)
+    for load in sources:
+        if missing <= found.keys():
+            break
+        with contextlib.suppress(DataError):  # a damaged dataset holds nothing up here
+            for sample in load():
+                key = row_key(sample)
+                if key in missing:
+                    found.setdefault(key, sample)
+    return [*train, *found.values()], own | before
+
+
+def _starter() -> Persona:
+    return Persona(resource_root() / "personas" / STARTER)
+
+
 def _seen_of_starter() -> frozenset[str]:
-    dataset = resource_root() / "personas" / STARTER / "dataset.jsonl"
-    with dataset.open("rb") as stream:
-        return trained_on(decode_sample(line) for line in stream if line.strip())
+    return trained_on(_starter().load_samples())
 
 
 def _seen_of_run(run: RunStore) -> frozenset[str] | None:

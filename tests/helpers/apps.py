@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,14 +29,18 @@ def fake_command(scenario: str, *options: str) -> list[str]:
 
 def make_context(root: Path, *, starter: bool = True, patience: Patience | None = None,
                  mode: str = "light", command: list[str] | None = None,
-                 jobs: type[JobService] = JobService, rows: int = 0) -> AppContext:  # fmt: skip
+                 jobs: type[JobService] = JobService, rows: int = 0,
+                 trained: bool = False) -> AppContext:  # fmt: skip
     """Open ``root`` as a workspace and make the services; telemetry is not started.
 
-    ``rows`` keeps so many rows of each label of the starter persona; 0 keeps all.
+    ``rows`` keeps so many rows of each label of the starter persona; 0 keeps all. ``trained``
+    keeps the run that ships with it; without, it is as a persona of the user's own begins.
     """
     workspace = Workspace.open(root)
     if starter and not workspace.read_only:
-        workspace.ensure_starter()
+        persona = workspace.ensure_starter()
+        if not trained:
+            shutil.rmtree(persona.runs_dir, ignore_errors=True)
         if rows:
             keep_rows(workspace, rows)
     theme = Theme(mode)

@@ -170,7 +170,7 @@ def test_checks_name_who_holds_the_card_and_whether_it_fits():
 
 def test_the_time_comes_from_an_earlier_run_where_there_is_one(tmp_path):
     run = RunStore.create(tmp_path, TrainSpec(), policy="")
-    state = RunState(state="done", step=100, started=1000.0, ended=1200.0)
+    state = RunState(state="done", step=100, started=1000.0, ended=1200.0, pid=7)
     run.save_state(state)
     hello = {"type": "hello", "v": 1, "kind": "train", "pid": 1, "device": "cuda:0 (H100)"}
     run.events_path.write_text(json.dumps(hello) + "\n")
@@ -181,6 +181,8 @@ def test_the_time_comes_from_an_earlier_run_where_there_is_one(tmp_path):
     assert run.id in check.sentence and "64 min" in check.sentence
     (on_cpu,) = device_check(rows(), TrainSpec(device="cpu"), reading(), pace)
     assert run.id not in on_cpu.sentence, "a GPU's pace says nothing of the CPU"
+    run.save_state(msgspec.structs.replace(state, pid=0))
+    assert last_pace([run], TrainSpec()) is None, "the shipped run was trained elsewhere"
 
 
 def test_a_label_that_only_the_held_out_rows_have_blocks_the_start():

@@ -87,7 +87,7 @@ class PersonaPage(Page):
             self.tr("No persona is open"),
             self.tr(
                 "A persona is a policy with examples, and the local model that learns from them. "
-                "The starter persona is ready to be trained."
+                "The starter persona is trained already and ready to be asked."
             ),
             self.tr("Open the starter persona"),
         )

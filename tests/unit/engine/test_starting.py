@@ -13,11 +13,13 @@ from safetensors.torch import load_file, save_file
 
 from so8t_engine.errors import SpecError, WorkspaceError
 from so8t_engine.events import Error
-from so8t_engine.jobs.starting import find_start, require_fit
+from so8t_engine.jobs.evaluate import rows_to_evaluate
+from so8t_engine.jobs.starting import find_start, require_fit, training_rows
 from so8t_engine.jobs.train import extend, prepare_run
+from so8t_engine.labels import Label
 from so8t_engine.model.header import read_header
 from so8t_engine.rotations.recording import load_bank
-from so8t_engine.samples.schema import Sample
+from so8t_engine.samples.schema import Sample, encode_sample
 from so8t_engine.specs import LoraSpec, ModelSpec, TrainSpec, preset
 from so8t_engine.workspace.personas import Persona
 from so8t_engine.workspace.runs import RunStore
@@ -184,6 +186,37 @@ def test_a_run_without_progress_cannot_be_extended(first: RunStore) -> None:
     with pytest.raises(WorkspaceError, match="not the optimizer's state") as caught:
         extend(first, 1.0)
     assert f"start_from={first.id}" in caught.value.next_step
+
+
+def test_baselines_learn_from_all_that_the_weights_have_learned_from(
+    tiny_base: Bases, persona: Persona, first: RunStore, tmp_path: Path
+) -> None:
+    new = Sample(id="new", request="A request of today", label=Label.ALLOW, split="train")
+    persona.save_samples([*first.samples(), new])
+    second = prepare_run(
+        tiny_spec(tiny_base("llama"), start_from=first.id, data_limit=3), persona
+    )
+    rows, seen = training_rows(second, persona, second.samples())
+    wanted = {row.id for row in [*first.samples(), new] if row.split == "train"}
+    assert {row.id for row in rows} == wanted and len(rows) == len(wanted) == 19
+    assert seen == {row_key(row) for row in rows}
+    # A file of the user's own with known rows in it is measured, and the user is told.
+    path = tmp_path / "mine.jsonl"
+    path.write_bytes(b"".join(map(encode_sample, [*rows[:5], *held_out(first)])))
+    said: list[str] = []
+    measured, train, _ = rows_to_evaluate(second, persona, str(path), said.append)
+    assert len(measured) == 11 and len(train) == 19
+    assert said == ["5 of these 11 rows were trained on; the figures say less about requests that"
+                    " are new."]  # fmt: skip
+    # Without the dataset the run's own rows are all there is.
+    persona.dataset_path.write_text("no rows")
+    assert {row.id for row in training_rows(second, persona, second.samples())[0]} == {
+        row.id for row in second.samples() if row.split == "train"
+    }
+
+
+def held_out(run: RunStore) -> list[Sample]:
+    return [row for row in run.samples() if row.split == "validation"]
 
 
 # -- what ships -------------------------------------------------------------------------------
