@@ -229,8 +229,16 @@ def main() -> None:
         configs += [line for line in listed if line.strip() and not line.startswith("#")]
     common = {
         key: getattr(arguments, key)
-        for key in ("preset", "threads", "tau_allow", "tau_refuse", "last", "keep_logits",
-                    "keep_runs", "pass_tokens")
+        for key in (
+            "preset",
+            "threads",
+            "tau_allow",
+            "tau_refuse",
+            "last",
+            "keep_logits",
+            "keep_runs",
+            "pass_tokens",
+        )
     }
     tasks = []
     for seed in map(int, arguments.seeds.split(",")):

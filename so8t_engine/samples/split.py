@@ -38,7 +38,8 @@ def assign_splits(
         validation_fraction: share of the rows to hold out, in (0, 1).
         seed: of the draw.
         test_fraction: share of the rows without a split to put into ``test``, in [0, 1).
-        groups: row numbers of near-duplicates where they are known (contrast groups come on top); None looks for them.
+        groups: row numbers of near-duplicates where they are known (contrast groups come on top);
+            None looks for them.
         progress: rows compared and in all.
         cancelled: asked now and then; :class:`~so8t_engine.samples.duplicates.ScanCancelled`.
     """

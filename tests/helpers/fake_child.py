@@ -77,6 +77,7 @@ class Wire:
         if self.run_dir is not None:
             (self.run_dir / name).mkdir(parents=True, exist_ok=True)
             (self.run_dir / name / "manifest.json").write_text("{}")
+            (self.run_dir / name / "optimizer.safetensors").write_bytes(b"")
         self.emit("checkpoint", step=step, path=name, reason=reason)
 
     def state(self, word: str, **more: object) -> None:

@@ -128,8 +128,14 @@ def start_check(spec: TrainSpec, persona: Persona) -> list[Check]:
     name = "that ship with the studio" if spec.start_from == STARTER_WEIGHTS else (
         f"of {spec.start_from}"
     )  # fmt: skip
-    return [Check("start", "ok", f"Begins with the learned weights {name}. New rows come first; "
-                                 "rows they know fill the rest and are never measured on.")]
+    return [
+        Check(
+            "start",
+            "ok",
+            f"Begins with the learned weights {name}. New rows come first; "
+            "rows they know fill the rest and are never measured on.",
+        )
+    ]
 
 
 def task_check(samples: Sequence[Sample], spec: TrainSpec) -> list[Check]:

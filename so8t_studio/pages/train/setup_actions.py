@@ -131,7 +131,8 @@ class SetupActions(QObject):
             )
             checks = run_checks(
                 samples, spec, base=spec.base_model, folder=persona.runs_dir, reading=reading,
-                read_only=read_only, persona=persona, plan=plan, pace=last_pace(persona.runs(), spec),
+                read_only=read_only, persona=persona, plan=plan,
+                pace=last_pace(persona.runs(), spec),
             )  # fmt: skip
             return checks, plan
 

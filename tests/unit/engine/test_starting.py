@@ -115,9 +115,7 @@ def test_rows_that_the_weights_know_are_never_measured_on(
     assert seen is not None and seen == known
 
 
-def test_a_limit_takes_new_rows_first(
-    tiny_base: Bases, persona: Persona, first: RunStore
-) -> None:
+def test_a_limit_takes_new_rows_first(tiny_base: Bases, persona: Persona, first: RunStore) -> None:
     new = [
         Sample(id=f"n{number}", request=f"Quite another matter {number * 104729}", split="train",
                label=row.label)
@@ -126,9 +124,7 @@ def test_a_limit_takes_new_rows_first(
     persona.save_samples([*first.samples(), *new])
 
     def rows(limit: int, seed: int = 17) -> set[str]:
-        spec = tiny_spec(
-            tiny_base("llama"), start_from=first.id, data_limit=limit, seed=seed
-        )
+        spec = tiny_spec(tiny_base("llama"), start_from=first.id, data_limit=limit, seed=seed)
         return {row.id for row in prepare_run(spec, persona).samples() if row.split == "train"}
 
     wanted = {row.id for row in new}
@@ -193,9 +189,7 @@ def test_baselines_learn_from_all_that_the_weights_have_learned_from(
 ) -> None:
     new = Sample(id="new", request="A request of today", label=Label.ALLOW, split="train")
     persona.save_samples([*first.samples(), new])
-    second = prepare_run(
-        tiny_spec(tiny_base("llama"), start_from=first.id, data_limit=3), persona
-    )
+    second = prepare_run(tiny_spec(tiny_base("llama"), start_from=first.id, data_limit=3), persona)
     rows, seen = training_rows(second, persona, second.samples())
     wanted = {row.id for row in [*first.samples(), new] if row.split == "train"}
     assert {row.id for row in rows} == wanted and len(rows) == len(wanted) == 19
