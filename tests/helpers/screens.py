@@ -112,6 +112,7 @@ def pages(window: MainWindow, keys: list[str], grab: Grab, state: str) -> None:
     """Grab the chosen pages as they are."""
     for key in keys:
         window.show_page(key)
+        settle(1500 if state == "loaded" else 0)  # what is read from the shipped run has to arrive
         grab(key, state)
 
 

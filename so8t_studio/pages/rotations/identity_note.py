@@ -32,7 +32,7 @@ def identity_note(view: BlockView, *, strength: float, step: int, reason: str) -
     if reason == "no_weight":
         return _tr(
             "R_cmd is the identity: it learns from replies only, and this run trained without the "
-            "task loss (loss.w_task is 0). The Thorough preset switches it on."
+            "task loss (loss.w_task is 0). Quick trial, Balanced and Thorough switch it on."
         )
     if reason == "no_texts":
         return _tr(

@@ -179,7 +179,7 @@ class TrainPage(Page):
             count = len(self.context.dataset.samples)
             self.header.set_subtitle(
                 self.tr("{name}  ·  {count} rows  ·  base model {base}").format(
-                    name=persona.name, count=count, base=self.preparing.base()
+                    name=persona.name, count=f"{count:,}", base=self.preparing.base()
                 )
             )
 

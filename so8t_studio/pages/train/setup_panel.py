@@ -195,7 +195,10 @@ class SetupPanel(QScrollArea):
             where = self.tr("the top {count} layers").format(count=layers)
         else:
             where = self.tr("{count} chosen layers").format(count=len(layers))
-        parts = [self.tr("{count} passes").format(count=f"{spec.optim.epochs:g}"), where]
+        passes = self.tr("1 pass") if spec.optim.epochs == 1 else (
+            self.tr("{count} passes").format(count=f"{spec.optim.epochs:g}")
+        )  # fmt: skip
+        parts = [passes, where]
         if spec.model.lora is not None:
             parts.append(self.tr("LoRA rank {rank}").format(rank=spec.model.lora.rank))
         if spec.model.gates:
