@@ -5,7 +5,8 @@ Column form, with ``B = blockdiag(R_cmd R_safe)`` and a linear layer ``y = W x +
 - layer gate: ``W_o ← B W_o`` and ``b_o ← B b_o``;
 - head gate, task side: ``W_lm ← W_lm B`` (an embedding that is tied to it is untied first, since
   the embedding itself must not turn);
-- safety head: verdict rows ``W_s ← scale · W_s B_safe / T``, which read the same final-norm output.
+- safety head: verdict rows ``W_s ← (scale ⊙ W_s) B_safe / T``, which read the same output of the
+  final norm.
 
 LoRA is merged first: a gate acts on the sum of ``W_o x`` and its update. All products are taken in
 float32 or wider, never in 4 bits: a quantised base is folded into its 16-bit or 32-bit original.

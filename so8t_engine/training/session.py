@@ -263,7 +263,8 @@ class TrainingSession:
             if spec.start_from and not self._dry:
                 self.job.emitter.log(
                     f"The weights {spec.start_from!r} fit the default base model only;"
-                    " this run begins with nothing learned.",
+                    " this run begins with nothing learned. Few rows and small rates, as in Quick"
+                    " trial, are too little for that; Balanced has what it takes.",
                     "warning",
                 )
             return

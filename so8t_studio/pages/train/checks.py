@@ -123,8 +123,10 @@ def start_check(spec: TrainSpec, persona: Persona) -> list[Check]:
         return [Check("start", "error", " ".join(filter(None, (error.what, error.why))),
                       error.next_step)]  # fmt: skip
     if folder is None:
-        return [Check("start", "info", "The weights that ship fit the default base model only, so "
-                                       "this run begins with nothing learned.")]  # fmt: skip
+        return [Check("start", "warning", "The weights that ship fit the default base model only, "
+                                          "so this run begins with nothing learned.",
+                      "Choose Balanced: the few rows and small rates of Quick trial are meant for "
+                      "weights that know the task.")]  # fmt: skip
     name = "that ship with the studio" if spec.start_from == STARTER_WEIGHTS else (
         f"of {spec.start_from}"
     )  # fmt: skip
