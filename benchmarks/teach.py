@@ -1,6 +1,6 @@
 """Teaches the starter persona a rule of one office with a few rows, and measures what it learned.
 
-    python benchmarks/teach.py [--rows 20] [--limit N] [--json FILE]
+    python benchmarks/teach.py [--rows 20] [--set key=value …] [--json FILE]
 
 The rule is invented, so no row that the shipped weights know says anything about it: whatever
 concerns project Bluebird goes to a person, however harmless. Rows of the rule and ordinary rows in
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
+from ablation import overridden, parse_config
 
 from so8t_engine.evaluation import metrics as figures
 from so8t_engine.jobs import train
@@ -27,7 +27,6 @@ from so8t_engine.labels import LABEL_INDEX, Label
 from so8t_engine.model.base_cache import prepare_default
 from so8t_engine.model.decider import Decider
 from so8t_engine.samples.schema import Sample, new_sample_id
-from so8t_engine.specs import preset
 from so8t_engine.workspace.personas import Persona
 from so8t_engine.workspace.workspace import Workspace, shipped_run
 
@@ -119,7 +118,7 @@ def main() -> None:
     """Measure before and after, and print both."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--rows", type=int, default=len(LESSON), help="rows that are taught")
-    parser.add_argument("--limit", type=int, default=0, help="rows of the run; 0: as the preset")
+    parser.add_argument("--set", action="append", default=[], help="key=value of the preset")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     quiet_libraries()
@@ -132,11 +131,8 @@ def main() -> None:
         before = measure(persona, checkpoint, shipped.policy())
         lesson = rows_of(LESSON)[: options.rows]
         persona.save_samples([*persona.load_samples(), *lesson])
-        spec = preset("quick")
-        if options.limit:
-            spec = msgspec.structs.replace(
-                spec, data=msgspec.structs.replace(spec.data, limit=options.limit)
-            )
+        _, changes = parse_config(f":{';'.join(options.set)}")
+        spec = overridden("quick", changes, seed=17)
         code, run = train.run(spec, persona, events=False)
         assert not code and run is not None
         trained = run.best_checkpoint()

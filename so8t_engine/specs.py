@@ -188,6 +188,15 @@ class DataSpec(_Spec, frozen=True):
     limit: Annotated[
         int, Meta(ge=0, description="Use at most this many training rows; 0: all.")
     ] = 0
+    repeat_new: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=100,
+            description="Read each row that the weights to begin with have not seen this often a"
+            " pass, as long as such rows fill at most half of the limit.",
+        ),
+    ] = 1
     include_policy: Annotated[
         bool, Meta(description="Put the policy text into the system turn.")
     ] = True
@@ -232,10 +241,10 @@ PRESETS: dict[str, tuple[str, TrainSpec]] = {
             # It goes on from weights that know the task: what is new in the dataset, and as many
             # known rows as minutes on a CPU allow, each once, at a fraction of the other rates.
             start_from="starter",
-            data=DataSpec(limit=600, validation_fraction=0.035),
+            data=DataSpec(limit=600, validation_fraction=0.035, repeat_new=15),
             model=ModelSpec(adapt_layers="all"),
             optim=OptimSpec(
-                epochs=1.0, batch_size=8, lr_lora=2e-4, lr_gates=1e-3, lr_head=2e-3, warmup=0.1
+                epochs=1.0, batch_size=8, lr_lora=6e-4, lr_gates=1e-3, lr_head=1e-3, warmup=0.2
             ),
             # A few replies are enough for R_cmd to learn; each costs as much as two verdicts.
             loss=LossSpec(

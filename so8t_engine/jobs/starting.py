@@ -105,10 +105,10 @@ def training_rows(
         frozen: the data of the run.
 
     Returns:
-        The rows, those of the weights that it began with among them as far as they are at hand,
-        and the keys of all of them.
+        The rows, each once, with those of the weights that it began with as far as they are at
+        hand; and the keys of all of them.
     """
-    train = [sample for sample in frozen if sample.split == "train"]
+    train = [sample for sample in frozen if sample.split == "train" and "~" not in sample.id]
     own = trained_on(train)
     before = read_seen(run.start_dir) if run.start_dir.is_dir() else None
     if not before:

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from so8t_engine.errors import DataError, ResourceError, SpecError, WorkspaceError
 from so8t_engine.events import Result
 from so8t_engine.jobs.runtime import CommandFile, Control, Job, LineSink, Sink, run_job
@@ -19,7 +21,7 @@ from so8t_engine.jobs.starting import find_start
 from so8t_engine.samples.readers import read_samples
 from so8t_engine.samples.schema import Sample
 from so8t_engine.samples.split import assign_splits
-from so8t_engine.specs import TrainSpec, encode_spec
+from so8t_engine.specs import DataSpec, TrainSpec, encode_spec
 from so8t_engine.workspace.atomic import write_bytes
 from so8t_engine.workspace.personas import Persona
 from so8t_engine.workspace.runs import ACTIVE_STATES, RunState, RunStore, process_start
@@ -32,7 +34,9 @@ def gather_samples(spec: TrainSpec, persona: Persona, start: Start | None = None
     """Return the data of a run with splits decided: the persona's rows, then the extra files.
 
     Rows that the weights to begin with were trained on are training rows. With a limit these fill
-    what new rows leave free: what is new is learned, what is old keeps it from being forgotten.
+    what new rows leave free: what is new is learned, what is old keeps it from being forgotten. Few
+    new rows among many known ones are read several times (``repeat_new``), as rows of their own
+    with ``~2``, ``~3`` … behind their id.
 
     Raises:
         DataError: if a file cannot be read or holds no usable row.
@@ -49,10 +53,26 @@ def gather_samples(spec: TrainSpec, persona: Persona, start: Start | None = None
     )
     for name in spec.data.extra:
         decided += [_as_extra(sample) for sample in _read(Path(name))]
+    seen = start.seen if start is not None and start.seen else frozenset()
+    new = [row for row in decided if row.split == "train" and seen and row_key(row) not in seen]
+    copies = _copies(len(new), spec.data)
     if spec.data.limit:
-        seen = start.seen if start is not None and start.seen else frozenset()
-        decided = _limited(decided, spec.data.limit, spec.seed, seen)
-    return decided
+        known = spec.data.limit - len(new) * (copies - 1)
+        decided = _limited(decided, known, spec.seed, seen)
+    kept = {row.id for row in decided} if copies > 1 else set()
+    return decided + [
+        msgspec.structs.replace(row, id=f"{row.id}~{number}")
+        for number in range(2, copies + 1)
+        for row in new
+        if row.id in kept
+    ]
+
+
+def _copies(new: int, data: DataSpec) -> int:
+    """Return how often each of ``new`` rows is read: at most so often that half is left."""
+    if not new or data.repeat_new == 1:
+        return 1
+    return max(1, min(data.repeat_new, data.limit // (2 * new))) if data.limit else data.repeat_new
 
 
 def _read(path: Path) -> list[Sample]:
@@ -66,8 +86,6 @@ def _read(path: Path) -> list[Sample]:
 
 
 def _as_extra(sample: Sample) -> Sample:
-    import msgspec
-
     return msgspec.structs.replace(sample, split="train", id=f"extra-{sample.id}")
 
 
@@ -128,8 +146,6 @@ def extend(run: RunStore, epochs: float) -> TrainSpec:
         WorkspaceError: if it still goes on, or has no checkpoint to go on from.
         SpecError: if the sum is out of range.
     """
-    import msgspec
-
     if run.state().state in ACTIVE_STATES:
         raise WorkspaceError(
             f"Run {run.id} is still going on.", next_step="Stop it first, or wait for its end."

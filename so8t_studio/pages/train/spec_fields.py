@@ -28,6 +28,7 @@ UNITS = {
     "data.validation_fraction": "share of the rows",
     "data.max_tokens": "tokens",
     "data.limit": "rows",
+    "data.repeat_new": "times",
     "model.adapt_layers": "layers",
     "loss.focal_gamma": "exponent",
     "loss.task_share": "share of the rows",

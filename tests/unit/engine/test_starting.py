@@ -15,7 +15,7 @@ from so8t_engine.errors import SpecError, WorkspaceError
 from so8t_engine.events import Error
 from so8t_engine.jobs.evaluate import rows_to_evaluate
 from so8t_engine.jobs.starting import find_start, require_fit, training_rows
-from so8t_engine.jobs.train import extend, prepare_run
+from so8t_engine.jobs.train import extend, gather_samples, prepare_run
 from so8t_engine.labels import Label
 from so8t_engine.model.header import read_header
 from so8t_engine.rotations.recording import load_bank
@@ -133,6 +133,35 @@ def test_a_limit_takes_new_rows_first(tiny_base: Bases, persona: Persona, first:
     assert rows(4) < wanted and len(rows(4)) == 4
     plain = prepare_run(tiny_spec(tiny_base("llama"), data_limit=10), persona)
     assert not wanted <= {row.id for row in plain.samples() if row.split == "train"}
+
+
+def test_few_new_rows_are_read_often_and_many_once(
+    tiny_base: Bases, persona: Persona, first: RunStore
+) -> None:
+    def counts(new: int, limit: int, repeat: int) -> tuple[int, int]:
+        rows = [
+            Sample(id=f"n{number}", request=f"Quite another matter {number * 104729}",
+                   split="train", label=Label.ALLOW)
+            for number in range(new)
+        ]  # fmt: skip
+        persona.save_samples([*first.samples(), *rows])
+        spec = tiny_spec(tiny_base("llama"), start_from=first.id, data_limit=limit,
+                         data_repeat_new=repeat)  # fmt: skip
+        found = gather_samples(spec, persona, find_start(spec, persona))
+        assert len({row.id for row in found}) == len(found)
+        train = [row for row in found if row.split == "train"]
+        lessons = [row for row in train if row.id.startswith("n")]
+        assert {row.request for row in lessons} <= {row.request for row in rows}
+        return len(lessons), len(train)
+
+    assert counts(2, 12, 8) == (6, 12), "half of the limit"
+    assert counts(2, 12, 2) == (4, 12)
+    assert counts(10, 12, 8) == (10, 12)
+    assert counts(20, 12, 8) == (12, 12)
+    assert counts(2, 0, 3) == (6, 24)
+    assert counts(0, 12, 8) == (0, 12)
+    without = tiny_spec(tiny_base("llama"), data_repeat_new=8)
+    assert len(gather_samples(without, persona)) == 24, "everything is new: no row is preferred"
 
 
 def test_what_does_not_fit_is_refused_with_the_settings_that_would(
