@@ -241,10 +241,10 @@ PRESETS: dict[str, tuple[str, TrainSpec]] = {
             # It goes on from weights that know the task: what is new in the dataset, and as many
             # known rows as minutes on a CPU allow, each once, at a fraction of the other rates.
             start_from="starter",
-            data=DataSpec(limit=600, validation_fraction=0.035, repeat_new=15),
+            data=DataSpec(limit=600, validation_fraction=0.035, repeat_new=8),
             model=ModelSpec(adapt_layers="all"),
             optim=OptimSpec(
-                epochs=1.0, batch_size=8, lr_lora=6e-4, lr_gates=1e-3, lr_head=1e-3, warmup=0.2
+                epochs=1.0, batch_size=8, lr_lora=2e-4, lr_gates=1e-3, lr_head=2e-3, warmup=0.1
             ),
             # A few replies are enough for R_cmd to learn; each costs as much as two verdicts.
             loss=LossSpec(
