@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ class Decider:
         )
         self.tokenizer = self._loaded.tokenizer
         self.trained = header is not None
+        self._speaks = header is None or header.replies
         self._model: PersonaModel | None = None
         text = policy if header is None or header.include_policy else ""
         limit = max_tokens if header is None else header.max_tokens
@@ -80,6 +82,8 @@ class Decider:
             load_adapter(self._model, checkpoint)
             self._model.eval()
             log(f"Loaded {checkpoint.name} on {self._loaded.device}.")
+            if not self._speaks:
+                log("Its weights never learned from replies, so the base model writes them.")
         else:
             log(f"Loaded the base model on {self._loaded.device}.")
         shared = torch.tensor(self._prompts.head, dtype=torch.long)
@@ -188,6 +192,8 @@ class Decider:
     ) -> Iterator[str]:
         """Yield the reply piece by piece; greedy, so that the same request gives the same reply.
 
+        Weights that never learned from replies do not write: the base model does.
+
         Args:
             context: situation of the request, or empty.
             request: what the user typed.
@@ -207,7 +213,7 @@ class Decider:
 
         def generate() -> None:
             try:
-                with torch.no_grad():
+                with torch.no_grad(), self._speaking():
                     model.generate(
                         input_ids=prompt,
                         attention_mask=torch.ones_like(prompt),
@@ -233,6 +239,11 @@ class Decider:
             worker.join()
         if failure:
             raise failure[0]
+
+    def _speaking(self) -> AbstractContextManager[None]:
+        if self._model is None or self._speaks:
+            return nullcontext()
+        return self._model.unlearned()
 
     def reply_request(self, request: str, reply: str) -> str:
         """Return the request under which a finished reply is judged again."""

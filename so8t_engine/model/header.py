@@ -17,7 +17,11 @@ HEADER = "persona.json"
 
 
 class AdapterHeader(Struct, frozen=True, kw_only=True):
-    """What an adapter fits; ``base`` is the reference of the base model that trained it."""
+    """What an adapter fits; ``base`` is the reference of the base model that trained it.
+
+    ``replies`` is False where the verdict loss alone changed the weights, now or in the run that
+    they began with: nothing kept them able to write, so the base model writes replies.
+    """
 
     format: int = 1
     engine: str = __version__
@@ -30,6 +34,7 @@ class AdapterHeader(Struct, frozen=True, kw_only=True):
     max_tokens: int
     include_policy: bool
     model: ModelSpec
+    replies: bool = True
 
 
 def read_header(folder: Path) -> AdapterHeader:

@@ -361,6 +361,20 @@ class PersonaModel(nn.Module):
         hidden = self._run_rows(rows, torch.cat([before, batch.mask], dim=1), 0, None)
         return hidden[:, shared:], hidden[0, :shared]
 
+    @contextlib.contextmanager
+    def unlearned(self) -> Iterator[None]:
+        """Be the base model for a while: LoRA off, rotations at the identity."""
+        before = self.gates.strength if self.gates is not None else 1.0
+        lora = self.base.disable_adapter() if self.spec.lora else contextlib.nullcontext()
+        try:
+            if self.gates is not None:
+                self.gates.strength = 0.0
+            with lora:
+                yield
+        finally:
+            if self.gates is not None:
+                self.gates.strength = before
+
     def verdict_logits(self, hidden: Tensor, last: Tensor) -> Tensor:
         """Return float32 logits ``[V, 3]`` of norm outputs ``[B, T, D]`` at ``last`` ``[V]``."""
         at_last = hidden[torch.arange(len(last), device=hidden.device), last]

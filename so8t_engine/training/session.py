@@ -252,9 +252,15 @@ class TrainingSession:
                 max_tokens=spec.data.max_tokens,
                 include_policy=spec.data.include_policy,
                 model=spec.model,
+                replies=spec.loss.w_task > 0 and self._start_replies(),
             ),
             labels=[sample.label for sample in train],
         )
+
+    def _start_replies(self) -> bool:
+        """Tell whether the weights that this run began with, if any, had learned from replies."""
+        start = self.run_store.start_dir
+        return not start.is_dir() or read_header(start).replies
 
     def _begin_with_start(self, model: PersonaModel, base: Path) -> None:
         """Load the weights that this run was to begin with, if any."""

@@ -17,6 +17,7 @@ from so8t_engine.jobs.evaluate import rows_to_evaluate
 from so8t_engine.jobs.starting import find_start, require_fit, training_rows
 from so8t_engine.jobs.train import extend, gather_samples, prepare_run
 from so8t_engine.labels import Label
+from so8t_engine.model.decider import Decider
 from so8t_engine.model.header import read_header
 from so8t_engine.rotations.recording import load_bank
 from so8t_engine.samples.schema import Sample, encode_sample
@@ -240,6 +241,37 @@ def test_baselines_learn_from_all_that_the_weights_have_learned_from(
 
 def held_out(run: RunStore) -> list[Sample]:
     return [row for row in run.samples() if row.split == "validation"]
+
+
+def test_weights_that_never_learned_to_reply_leave_writing_to_the_base_model(
+    tiny_base: Bases, persona: Persona
+) -> None:
+    base = tiny_base("llama")
+    large = {"optim_lr_lora": 0.3, "optim_lr_gates": 0.3, "optim_epochs": 4.0}
+
+    def reply(checkpoint: Path | None) -> str:
+        decider = Decider(str(base), checkpoint, policy=persona.info.policy, device="cpu",
+                          dtype="float32")  # fmt: skip
+        before = decider.strength
+        text = "".join(decider.stream_reply("", "Say something.", max_new_tokens=24))
+        assert decider.strength == before
+        return text
+
+    plain = reply(None)
+    silent = train(tiny_spec(base, loss_w_task=0.0, **large), persona)[1]
+    last = silent.checkpoints()[-1]
+    assert not read_header(last).replies and reply(last) == plain
+    speaking = train(tiny_spec(base, **large), persona)[1]
+    assert read_header(speaking.checkpoints()[-1]).replies
+    assert reply(speaking.checkpoints()[-1]) != plain
+    # A few replies on top of weights that lost their language do not bring it back.
+    after = train(tiny_spec(base, start_from=silent.id), persona)[1]
+    assert not read_header(after.checkpoints()[-1]).replies
+    # Verdicts are the trained persona's all the same.
+    decider = Decider(str(base), last, policy=persona.info.policy, device="cpu", dtype="float32")
+    first = decider.logits([("", "Say something.")])[0]
+    "".join(decider.stream_reply("", "Say something.", max_new_tokens=4))
+    assert (decider.logits([("", "Say something.")])[0] == first).all()
 
 
 # -- what ships -------------------------------------------------------------------------------
