@@ -104,8 +104,7 @@ def test_kill_during_saves_and_journal_writes_loses_nothing(
             store.save()
             store.close()
     assert writes >= min(200, 20 * kills)
-    # How many depends on the machine; on a busy one 2 of 6 have been seen.
-    assert in_the_middle >= kills // 6, "kills should fall into saves or journal writes"
+    assert in_the_middle >= kills // 2, "most kills should fall into a save or journal write"
     leftovers = [p.name for p in (tmp_path / "personas" / "x").iterdir() if "journal-" in p.name]
     assert leftovers == []
 
