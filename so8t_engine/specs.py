@@ -238,8 +238,8 @@ PRESETS: dict[str, tuple[str, TrainSpec]] = {
         "Quick trial",
         TrainSpec(
             name="Quick trial",
-            # It goes on from weights that know the task: what is new in the dataset, and as many
-            # known rows as minutes on a CPU allow, each once, at a fraction of the other rates.
+            # It goes on from weights that know the task: what is new in the dataset, several times,
+            # and as many known rows as minutes on a CPU allow, once, at a fraction of other rates.
             start_from="starter",
             data=DataSpec(limit=600, validation_fraction=0.035, repeat_new=8),
             model=ModelSpec(adapt_layers="all"),

@@ -12,13 +12,12 @@ import msgspec
 from so8t_engine.errors import DataError, SpecError, WorkspaceError
 from so8t_engine.jobs.selection import checkpoint_of, find_run
 from so8t_engine.model.header import HEADER, AdapterHeader, read_header
-from so8t_engine.resources import resource_root
 from so8t_engine.samples.schema import Sample
 from so8t_engine.specs import ModelSpec, TrainSpec
 from so8t_engine.workspace.personas import Persona
 from so8t_engine.workspace.runs import RunStore
 from so8t_engine.workspace.starts import Start, read_seen, row_key, trained_on
-from so8t_engine.workspace.workspace import STARTER, shipped_run
+from so8t_engine.workspace.workspace import shipped_persona, shipped_run
 
 STARTER_WEIGHTS = "starter"
 # What decides which learned numbers there are and what they mean.
@@ -39,7 +38,7 @@ def find_start(spec: TrainSpec, persona: Persona) -> Start | None:
     if folder is None:
         return None
     if spec.start_from == STARTER_WEIGHTS:
-        return Start(STARTER_WEIGHTS, folder, _seen_of_starter())
+        return Start(STARTER_WEIGHTS, folder, trained_on(shipped_persona().load_samples()))
     return Start(spec.start_from, folder, _seen_of_checkpoint(folder))
 
 
@@ -108,33 +107,26 @@ def training_rows(
         The rows, each once, with those of the weights that it began with as far as they are at
         hand; and the keys of all of them.
     """
-    train = [sample for sample in frozen if sample.split == "train" and "~" not in sample.id]
-    own = trained_on(train)
-    before = read_seen(run.start_dir) if run.start_dir.is_dir() else None
+    train = [sample for sample in frozen if sample.split == "train"]
+    before = read_seen(run.start_dir)
     if not before:
-        return train, own
-    found: dict[str, Sample] = {}
-    missing = before - own
-    sources = [persona.load_samples]
+        return train, trained_on(train)
+    found: dict[str, Sample] = {}  # also makes one row of those that were read several times
+    for sample in train:
+        found.setdefault(row_key(sample), sample)
+    sources = [persona]
     if run.spec().start_from == STARTER_WEIGHTS:
-        sources.append(_starter().load_samples)
-    for load in sources:
-        if missing <= found.keys():
+        sources.append(shipped_persona())
+    for source in sources:
+        missing = before - found.keys()
+        if not missing:
             break
         with contextlib.suppress(DataError):  # a damaged dataset holds nothing up here
-            for sample in load():
+            for sample in source.load_samples():
                 key = row_key(sample)
                 if key in missing:
                     found.setdefault(key, sample)
-    return [*train, *found.values()], own | before
-
-
-def _starter() -> Persona:
-    return Persona(resource_root() / "personas" / STARTER)
-
-
-def _seen_of_starter() -> frozenset[str]:
-    return trained_on(_starter().load_samples())
+    return list(found.values()), before | found.keys()
 
 
 def _seen_of_run(run: RunStore) -> frozenset[str] | None:

@@ -25,7 +25,7 @@ from so8t_engine.specs import DataSpec, TrainSpec, encode_spec
 from so8t_engine.workspace.atomic import write_bytes
 from so8t_engine.workspace.personas import Persona
 from so8t_engine.workspace.runs import ACTIVE_STATES, RunState, RunStore, process_start
-from so8t_engine.workspace.starts import Start, row_key
+from so8t_engine.workspace.starts import Start
 
 MIN_FREE_BYTES = 512 * 1024**2
 
@@ -47,24 +47,23 @@ def gather_samples(spec: TrainSpec, persona: Persona, start: Start | None = None
             "The dataset is empty.", next_step="Import or add samples on the Dataset page first."
         )
     if start is not None:
-        samples, _ = start.claim(samples)
+        samples = start.claim(samples)
     decided = assign_splits(
         samples, validation_fraction=spec.data.validation_fraction, seed=spec.seed
     )
     for name in spec.data.extra:
         decided += [_as_extra(sample) for sample in _read(Path(name))]
-    seen = start.seen if start is not None and start.seen else frozenset()
-    new = [row for row in decided if row.split == "train" and seen and row_key(row) not in seen]
+    new: set[str] = set()
+    if start is not None and start.seen:
+        new = {row.id for row in decided if row.split == "train" and not start.knows(row)}
     copies = _copies(len(new), spec.data)
     if spec.data.limit:
-        known = spec.data.limit - len(new) * (copies - 1)
-        decided = _limited(decided, known, spec.seed, seen)
-    kept = {row.id for row in decided} if copies > 1 else set()
+        decided = _limited(decided, spec.data.limit - len(new) * (copies - 1), spec.seed, new)
     return decided + [
         msgspec.structs.replace(row, id=f"{row.id}~{number}")
         for number in range(2, copies + 1)
-        for row in new
-        if row.id in kept
+        for row in decided
+        if row.id in new
     ]
 
 
@@ -89,19 +88,18 @@ def _as_extra(sample: Sample) -> Sample:
     return msgspec.structs.replace(sample, split="train", id=f"extra-{sample.id}")
 
 
-def _limited(
-    samples: list[Sample], limit: int, seed: int, seen: frozenset[str] = frozenset()
-) -> list[Sample]:
+def _limited(samples: list[Sample], limit: int, seed: int, first: set[str]) -> list[Sample]:
+    """Draw ``limit`` training rows; those whose id is in ``first`` come before the others."""
     import random
 
     train = [sample for sample in samples if sample.split == "train"]
     if len(train) <= limit:
         return samples
-    new = [sample for sample in train if row_key(sample) not in seen] if seen else train
+    preferred = [sample for sample in train if sample.id in first]
+    others = [sample for sample in train if sample.id not in first]
     draw = random.Random(seed)
-    chosen = draw.sample(new, min(limit, len(new)))
-    if len(chosen) < limit:
-        chosen += draw.sample([s for s in train if row_key(s) in seen], limit - len(chosen))
+    chosen = draw.sample(preferred, min(limit, len(preferred)))
+    chosen += draw.sample(others, limit - len(chosen))
     kept = {sample.id for sample in chosen}
     return [sample for sample in samples if sample.split != "train" or sample.id in kept]
 

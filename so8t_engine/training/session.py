@@ -210,7 +210,7 @@ class TrainingSession:
         )
         torch.manual_seed(spec.seed)  # LoRA and head start alike whatever loading consumed
         model = PersonaModel(base, spec.model)
-        self._begin_with_start(model, folder)
+        able_to_write = self._begin_with_start(model, folder)
         emitter.emit(Progress(phase="loading base", done=1, total=1, unit="models"))
         policy = self.run_store.policy() if spec.data.include_policy else ""
         prompts = PromptBuilder(base.tokenizer, policy, max_tokens=spec.data.max_tokens)
@@ -252,18 +252,13 @@ class TrainingSession:
                 max_tokens=spec.data.max_tokens,
                 include_policy=spec.data.include_policy,
                 model=spec.model,
-                replies=spec.loss.w_task > 0 and self._start_replies(),
+                replies=spec.loss.w_task > 0 and able_to_write,
             ),
             labels=[sample.label for sample in train],
         )
 
-    def _start_replies(self) -> bool:
-        """Tell whether the weights that this run began with, if any, had learned from replies."""
-        start = self.run_store.start_dir
-        return not start.is_dir() or read_header(start).replies
-
-    def _begin_with_start(self, model: PersonaModel, base: Path) -> None:
-        """Load the weights that this run was to begin with, if any."""
+    def _begin_with_start(self, model: PersonaModel, base: Path) -> bool:
+        """Load the weights that this run was to begin with, if any; tell if the model can write."""
         spec, start = self.spec, self.run_store.start_dir
         if not start.is_dir():
             if spec.start_from and not self._dry:
@@ -273,7 +268,7 @@ class TrainingSession:
                     " trial, are too little for that; Balanced has what it takes.",
                     "warning",
                 )
-            return
+            return True
         header = read_header(start)
         same = header.base == spec.base_model == "default"  # one file, checked by its hash
         if not same and header.base_fingerprint != base_identity(base):
@@ -290,6 +285,7 @@ class TrainingSession:
                 " them, the figures of this run flatter it.",
                 "warning",
             )
+        return header.replies
 
     def _check_samples(self, train: list[Sample], validation: list[Sample]) -> None:
         if not train:

@@ -67,13 +67,15 @@ class Start:
         if self.seen is not None:
             write_text(target / SEEN, "".join(f"{key}\n" for key in sorted(self.seen)))
 
-    def claim(self, samples: Sequence[Sample]) -> tuple[list[Sample], int]:
-        """Return ``samples`` with every seen row in the training split, and how many were moved."""
-        seen = self.seen or frozenset()
-        result, moved = [], 0
-        for sample in samples:
-            if sample.split != "train" and row_key(sample) in seen:
-                moved += sample.split != ""
-                sample = msgspec.structs.replace(sample, split="train")  # noqa: PLW2901
-            result.append(sample)
-        return result, moved
+    def knows(self, sample: Sample) -> bool:
+        """Tell whether a row is among those that the weights are known to have seen."""
+        return self.seen is not None and row_key(sample) in self.seen
+
+    def claim(self, samples: Sequence[Sample]) -> list[Sample]:
+        """Return ``samples`` with every seen row in the training split."""
+        return [
+            msgspec.structs.replace(sample, split="train")
+            if sample.split != "train" and self.knows(sample)
+            else sample
+            for sample in samples
+        ]

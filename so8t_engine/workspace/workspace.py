@@ -21,11 +21,16 @@ from so8t_engine.resources import resource_root
 from so8t_engine.workspace.atomic import fsync_folder, write_text
 from so8t_engine.workspace.lock import Owner, WriterLock
 from so8t_engine.workspace.personas import Persona, PersonaInfo, now_iso, slugify
-from so8t_engine.workspace.runs import ACTIVE_STATES, RunStore, list_runs
+from so8t_engine.workspace.runs import ACTIVE_STATES, RunStore
 from so8t_engine.workspace.trash import move_to_trash
 
 WORKSPACE_VERSION = 1
 STARTER = "office-assistant"
+
+
+def shipped_persona() -> Persona:
+    """Return the starter persona as it ships; its files are never written to."""
+    return Persona(resource_root() / "personas" / STARTER, read_only=True)
 
 
 def shipped_run() -> RunStore:
@@ -34,7 +39,7 @@ def shipped_run() -> RunStore:
     Raises:
         So8tError: if the installation is incomplete.
     """
-    found = list_runs(resource_root() / "personas" / STARTER / "runs")
+    found = shipped_persona().runs()
     if not found:
         raise WorkspaceError(
             "The learned weights of the starter persona are missing.",
@@ -43,11 +48,11 @@ def shipped_run() -> RunStore:
     return found[0]
 
 
-def _install_run(run: RunStore, persona: Path) -> None:
+def _install_run(run: RunStore, persona: Persona) -> None:
     """Give a new starter persona the run that trained its weights, complete with its data."""
-    target = RunStore(persona / "runs" / run.id)
+    target = RunStore(persona.runs_dir / run.id)
     shutil.copytree(run.root, target.root)
-    shutil.copyfile(persona / "dataset.jsonl", target.samples_path)
+    shutil.copyfile(persona.dataset_path, target.samples_path)
 
 
 def default_workspace() -> Path:
@@ -177,9 +182,9 @@ class Workspace:
         """Return the starter persona; it is created from the shipped files where it is absent."""
         if (self.personas_dir / STARTER / "persona.toml").is_file():
             return self.persona(STARTER)
-        template = resource_root() / "personas" / STARTER
-        info = msgspec.structs.replace(Persona(template).info, created=now_iso())
-        return self._build(STARTER, info, template, run=shipped_run())
+        shipped = shipped_persona()
+        info = msgspec.structs.replace(shipped.info, created=now_iso())
+        return self._build(STARTER, info, shipped.root, run=shipped_run())
 
     def duplicate(self, slug: str, new_name: str) -> Persona:
         """Copy policy, settings and dataset (not the runs) of a persona under a new name."""
@@ -228,7 +233,7 @@ class Workspace:
                         shutil.copyfile(template / name, building / name)
             Persona(building).save(info)
             if run is not None:
-                _install_run(run, building)
+                _install_run(run, Persona(building))
             while True:
                 target = self._free_folder(slug)
                 with contextlib.suppress(FileExistsError):
