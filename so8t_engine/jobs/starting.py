@@ -38,8 +38,8 @@ def find_start(spec: TrainSpec, persona: Persona) -> Start | None:
     if folder is None:
         return None
     if spec.start_from == STARTER_WEIGHTS:
-        return Start(STARTER_WEIGHTS, folder, trained_on(shipped_persona().load_samples()))
-    return Start(spec.start_from, folder, _seen_of_checkpoint(folder))
+        return Start(folder, trained_on(shipped_persona().load_samples()))
+    return Start(folder, _seen_of_checkpoint(folder))
 
 
 def locate_start(spec: TrainSpec, persona: Persona) -> Path | None:

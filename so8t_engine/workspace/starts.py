@@ -46,12 +46,10 @@ class Start:
     """Weights to begin with.
 
     Attributes:
-        name: as in the specification: ``starter``, a session id, or a path.
         folder: checkpoint or adapter folder that holds them.
         seen: keys of the rows they were trained on; None where nobody knows.
     """
 
-    name: str
     folder: Path
     seen: frozenset[str] | None
 
